@@ -11,8 +11,7 @@ from PIL import Image
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import date_taken
-from modeling_dcclip.search.digests import content_digest
-from modeling_dcclip.search.files import FileState
+from modeling_dcclip.search.files import FileState, content_digest
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import EmbeddedImage, Outcome, enter
 from modeling_dcclip.search.lance import DIMENSIONS_PER_BYTE, write_lance

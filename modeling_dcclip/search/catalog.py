@@ -32,19 +32,15 @@ from modeling_dcclip.search.files import (
 )
 from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.query import Filter
-from modeling_dcclip.search.signatures import TOLERANCE, place_of
-from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search, words_of
+from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search
 from modeling_dcclip.search.words import TABLES as WORD_TABLES
 
-NEAREST = (
-    64  # images of about the same tone that a new one is compared with, however many there are
-)
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
-# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
-# original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
-# words.py has the tables of words; hubs: numbers of a segment with this checksum, by a bank with this one: see hubs.py
+# are not read again until the file changes; segments: see vectors.py; sums: see _SUMS; words.py has the tables of
+# words; hubs: numbers of a segment with this checksum, by a bank with this one: see hubs.py
+FORMAT = 6  # number of this schema
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -53,11 +49,6 @@ CREATE TABLE files (
 );
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE frames (row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL);
-CREATE TABLE signatures (
-    row INTEGER PRIMARY KEY, pixels BLOB NOT NULL, cell INTEGER NOT NULL, tone REAL NOT NULL, original INTEGER NOT NULL
-);
-CREATE INDEX originals ON signatures (cell, tone) WHERE original = row;
-CREATE INDEX copies ON signatures (original) WHERE original != row;
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
@@ -78,10 +69,6 @@ _SUMS = (
     ("contents", "ifnull(CAST(strftime('%s', {0}taken) AS INTEGER), 0)"),
     ("frames", "{0}row + {0}content + CAST({0}seconds * 1000 AS INTEGER)"),
     ("free_rows", "{0}row"),
-    (
-        "signatures INDEXED BY copies WHERE original != row",
-        "({0}row + {0}original) * ({0}original != {0}row)",
-    ),
 )
 _TAKE_SUMS = (
     f"SELECT printf('{' '.join(['%d'] * len(_SUMS))}', "
@@ -116,10 +103,10 @@ _FILES = (
 )
 # of a JSON list; a further key frame has the file of its content. CROSS JOIN keeps the order of the tables
 _FILES_OF_ROWS = f"""
-SELECT id, path, asked AS row, {_DATE} AS date, size, mtime_ns, seconds, ifnull(text, '')
+SELECT id, path, asked AS row, {_DATE} AS date, size, mtime_ns, seconds
 FROM (SELECT value AS asked FROM json_each(?)) LEFT JOIN frames ON frames.row = asked
 CROSS JOIN files ON files.row = ifnull(content, asked)
-CROSS JOIN contents ON contents.row = files.row LEFT JOIN texts ON texts.row = files.row
+CROSS JOIN contents ON contents.row = files.row
 """
 
 
@@ -133,11 +120,10 @@ class File:
     taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
     seconds: float | None = None  # time of the key frame of a video
-    text: str = ""  # that was read in it, if the file comes from a row
 
 
 class DamagedIndexError(ValueError):
-    """The data of an index are damaged or missing; `dcclip index` computes them again.
+    """The data of an index are damaged, missing or of an earlier version; `dcclip index` computes them again.
 
     Args:
         path: What is damaged.
@@ -148,7 +134,7 @@ class DamagedIndexError(ValueError):
         self.cause = Message(cause)
         super().__init__(
             Message(
-                "index: {!r} is damaged ({}). Run dcclip index: it embeds the photographs again, "
+                "index: {!r} cannot be used ({}). Run dcclip index: it embeds the photographs again, "
                 "and keeps the folders and what they leave out.",
                 str(path),
                 self.cause,
@@ -237,15 +223,17 @@ class Catalog(Database):
         identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
             script += f" BEGIN IMMEDIATE; {SCHEMA} {WORD_TABLES} INSERT INTO sums {_TAKE_SUMS};"
-            script += f" PRAGMA user_version = {identity}; COMMIT;"
-        super().__init__(path, script)
-        if create:  # names and texts are private
-            path.chmod(0o600)
-        if (found := self.value("PRAGMA user_version")) != identity:
-            raise self.damage(
-                "it belongs to a different index" if found else "it is of an earlier version"
+            script += (
+                f" PRAGMA application_id = {FORMAT}; PRAGMA user_version = {identity}; COMMIT;"
             )
-        for function in (search_text, date_in_name, date_of_folder, name_words, words_of):
+        super().__init__(path, script)
+        if create:  # names are private
+            path.chmod(0o600)
+        if self.value("PRAGMA application_id") != FORMAT:
+            raise self.damage("it is of a different version")
+        if self.value("PRAGMA user_version") != identity:
+            raise self.damage("it belongs to a different index")
+        for function in (search_text, date_in_name, date_of_folder, name_words):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():
             self._connection.executescript(_count_changes())
@@ -325,21 +313,12 @@ class Catalog(Database):
         found = self.execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
-    def content_rows(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each row below a count, the first row of the same content, and of the original of a copy.
-
-        Returns:
-            Two arrays (count,) int64.
-        """
+    def content_rows(self, count: int) -> np.ndarray:
+        """For each row below a count, the first row of the same content, (count,) int64."""
         first = np.arange(count)
         for row, content in self.execute("SELECT row, content FROM frames"):
             first[row] = content
-        original = first.copy()
-        for row, earlier in self.execute(
-            "SELECT row, original FROM signatures WHERE original != row"
-        ):
-            original[row] = earlier
-        return first, original
+        return first
 
     def files_of_rows(
         self, rows: Iterable[int], chosen: Filter | None = None
@@ -348,19 +327,19 @@ class Catalog(Database):
         where, values = (chosen or Filter()).condition()
         found: dict[int, list[File]] = {int(row): [] for row in rows}
         query = f"SELECT * FROM ({_FILES_OF_ROWS}){where} ORDER BY mtime_ns, path"
-        for *entry, seconds, text in self.execute(query, json.dumps([*found]), *values):
-            file = self._file(entry, seconds, text)
+        for *entry, seconds in self.execute(query, json.dumps([*found]), *values):
+            file = self._file(entry, seconds)
             found[file.row].append(file)
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
 
-    def _file(self, entry: Sequence, seconds: float | None = None, text: str = "") -> File:
+    def _file(self, entry: Sequence, seconds: float | None = None) -> File:
         number, path, row, date, size, mtime_ns = entry
         if seconds is None and extension_of(path) in VIDEOS:
             seconds = 0.0
         state = FileState(path, size, mtime_ns)
-        return File(number, os.fsdecode(path), row, date, state, seconds, text)
+        return File(number, os.fsdecode(path), row, date, state, seconds)
 
     def file(self, number: int, seconds: float | None = None) -> File | None:
         """The file of an id, of a video with the row of a key frame, by default the first; None if there is none."""
@@ -376,10 +355,6 @@ class Catalog(Database):
         """The file of a path; None if it is not in the index."""
         found = self.execute(f"{_FILES} WHERE path = ?", path)
         return self._file(found[0]) if found else None
-
-    def files(self) -> list[File]:
-        """All files sorted by path."""
-        return [self._file(each) for each in self.execute(f"{_FILES} ORDER BY path")]
 
     def timeline(self, chosen: Filter) -> list[tuple[int, str]]:
         """Rows of the contents with a file that passes a filter, newest first, with the date of the file to show.
@@ -406,7 +381,7 @@ class Catalog(Database):
         return np.array(found, np.int64)
 
     def find_words(self, query: str) -> Found:
-        """The files that have the words of a query in their names or texts."""
+        """The files that have the words of a query in their names."""
         return search(
             query,
             lambda words: {*self.column("SELECT rowid FROM words WHERE words MATCH ?", words)},
@@ -420,20 +395,6 @@ class Catalog(Database):
         listed = json.dumps([*ids])
         query = "SELECT id, row FROM files WHERE id IN (SELECT value FROM json_each(?))"
         return dict(self.execute(query, listed))
-
-    def add_texts(self, texts: Iterable[tuple[bytes, str]]):
-        """Enter the text of each content of a digest, an empty one if it has none. Unknown contents are skipped."""
-        insert = (
-            "INSERT OR IGNORE INTO texts SELECT row, ? FROM contents WHERE digest = ? RETURNING row"
-        )
-        with self.writing():
-            for digest, text in texts:
-                for row in self.column(insert, text, digest):
-                    self.execute(f"{ENTER_WORDS} WHERE row = ?", row)
-
-    def texts(self) -> list[tuple[bytes, str]]:
-        """Digests of the contents that were read, with their texts."""
-        return self.execute("SELECT digest, text FROM texts JOIN contents USING (row)")
 
     def forget_folder(self, folder: Path) -> int:
         """Remove the files below a folder, and return their number."""
@@ -507,26 +468,6 @@ class Catalog(Database):
             self._many("INSERT INTO frames VALUES (?, ?, ?)", frames)
         return np.array(rows, np.int64)
 
-    def originals_near(self, pixels: bytes) -> dict[int, bytes]:
-        """Signatures by row that may be of the original of a copy with a signature, at most `NEAREST` of each cell."""
-        cells, tone = place_of(pixels)
-        found: dict[int, bytes] = {}
-        for cell in cells:
-            for limits in (
-                "tone >= ?2 AND tone <= ?2 + ?3 ORDER BY tone",
-                "tone < ?2 AND tone >= ?2 - ?3 ORDER BY tone DESC",
-            ):
-                query = f"SELECT row, pixels FROM signatures WHERE original = row AND cell = ?1 AND {limits} LIMIT ?4"
-                found.update(self.execute(query, cell, tone, TOLERANCE, NEAREST // 2))
-        return found
-
-    def add_signature(self, row: int, pixels: bytes, original: int):
-        """Enter the signature of a new row, with the row that it is a copy of, or its own, within `writing()`."""
-        cells, tone = place_of(pixels)
-        self.execute(
-            "INSERT INTO signatures VALUES (?, ?, ?, ?, ?)", row, pixels, cells[0], tone, original
-        )
-
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
         replaced = []
@@ -585,9 +526,6 @@ class Catalog(Database):
         candidates = [(row,) for row in set(rows)]
         if not candidates:
             return
-        for row in candidates:
-            self.execute(_FREE_SIGNATURE, *row)
-            self.execute(_NEXT_ORIGINAL, *row)
         unused = (
             "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         )
@@ -623,15 +561,6 @@ ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
 """
 _COUNT_ENTERED = """
 SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
-"""
-_FREE_SIGNATURE = """
-DELETE FROM signatures WHERE row = ? AND NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)
-"""
-# the first copy of an original that is gone takes its place
-_NEXT_ORIGINAL = """
-UPDATE signatures SET original = next FROM
-    (SELECT min(row) AS next FROM signatures WHERE original = ?1 AND original != row)
-WHERE original = ?1 AND original != row AND NOT EXISTS (SELECT 1 FROM signatures WHERE row = ?1)
 """
 _BELOW = "(path = ? OR path > ? AND path < ?)"
 

@@ -5,7 +5,6 @@ dcclip index ~/Photos
 dcclip search 海边的日落
 dcclip search a dog in the snow --not people --after 2023
 dcclip serve --open
-dcclip duplicates
 dcclip status
 dcclip index --upgrade NEW_MODEL
 dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
@@ -37,8 +36,6 @@ RUNTIME_PACKAGES = (
     "onnxruntime",
     "pillow",
     "safetensors",
-    "segno",
-    "send2trash",
     "starlette",
     "tokenizers",
     "tqdm",
@@ -219,21 +216,6 @@ COMMANDS = {
                 action="store_true",
                 help="Serve embeddings and labels to other programs at /api instead of the page; no index is needed.",
             ),
-        ],
-    ),
-    "duplicates": (
-        "List near duplicates in an index.",
-        [
-            INDEX,
-            _option(
-                "--threshold",
-                metavar="COSINE",
-                type=float,
-                default=0.945,
-                help="Lowest cosine similarity to the first photograph of a group, 0.945 to 1. "
-                "Default: 0.945, which finds copies that a messenger has compressed.",
-            ),
-            _option("--json", action="store_true", help="Print a JSON list of groups."),
         ],
     ),
     "status": (

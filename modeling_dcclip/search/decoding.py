@@ -12,18 +12,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import ORIENTATION, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
 from modeling_dcclip.search.messages import cause_of
-from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
-DATE_TIME_DIGITIZED = 0x9004
+EXIF_IFD = 0x8769
+DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x0132, 0x9003, 0x9004
 TURNED = (5, 6, 7, 8)  # orientations of EXIF with a turn by 90 degrees
+RAW_TURNS = {3: 3, 5: 8, 6: 6}  # orientation of EXIF by `flip` of LibRaw
 LIMIT_S = 60  # time limit of a process that decodes one image
 MAX_BYTES = 3 * 2**29  # for all images that this process decodes at once
 PAGE_BYTES = 344_000_000  # the page may use as much: 48 megapixels of HEIC, or 86 of JPEG or PNG
@@ -144,7 +145,7 @@ def decode_photo(
     limit = limit or budget.limit
     is_raw = extension in RAW_PHOTOS
     try:
-        head, held = _held_bytes(file)
+        head, held = _held_bytes(file, is_raw)
         if held > limit:
             raise UnreadablePhotoError("file too large")
         webp = read_webp_size(head)
@@ -153,7 +154,7 @@ def decode_photo(
             if needed > limit:
                 raise Image.DecompressionBombError
             budget.take(needed)
-        with open_preview(file) if is_raw else open_header(file) as image:
+        with _open_preview(file) if is_raw else open_header(file) as image:
             pixels = image.width * image.height
             if edge is not None:
                 reduce_jpeg(image, edge)
@@ -189,13 +190,35 @@ def decode_photo(
         raise UnreadablePhotoError(cause, is_lasting) from error
 
 
-def _held_bytes(file: BinaryIO) -> tuple[bytes, int]:
+def _open_preview(file: BinaryIO) -> Image.Image:
+    """Open the preview that a camera put into a raw photograph, with its orientation. Needs the extra `raw`.
+
+    Raises:
+        PIL.UnidentifiedImageError: The file is damaged, or has no preview.
+    """
+    import rawpy  # here, because most indexes have no raw photograph
+
+    try:
+        with rawpy.imread(file) as raw:
+            preview, flip = raw.extract_thumb(), raw.sizes.flip
+    except rawpy.LibRawError as error:
+        raise Image.UnidentifiedImageError("no preview") from error
+    if preview.format != rawpy.ThumbFormat.JPEG:
+        image = Image.fromarray(preview.data)
+    else:
+        image = Image.open(io.BytesIO(preview.data), formats=["JPEG"])
+    with suppress(Exception):  # damaged EXIF data, of a preview that may be sound
+        image.getexif().setdefault(ORIENTATION, RAW_TURNS.get(flip, 1))
+    return image
+
+
+def _held_bytes(file: BinaryIO, is_raw: bool) -> tuple[bytes, int]:
     """Start of a file, and memory for its content if its decoder reads it as a whole, before it knows the pixels."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return head, FILE_COPIES * size if WHOLE_FILES.match(head) else 0
+    return head, FILE_COPIES * size if is_raw or WHOLE_FILES.match(head) else 0
 
 
 def read_webp_size(head: bytes) -> tuple[int, int, bool] | None:
@@ -286,7 +309,10 @@ def _decode_in_process(file: BinaryIO, options: dict[str, Any]) -> tuple[str | N
     is_file = not isinstance(file, io.BytesIO)
     if is_file:
         os.lseek(file.fileno(), 0, os.SEEK_SET)  # which a buffered file reads ahead
-    command = [*command_of_main(__name__), json.dumps(options)]
+    # not -m, which would import what lies in the current folder
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
+    package = Path(__file__).parents[2]
+    command = [sys.executable, "-P", "-c", code, str(package), json.dumps(options)]
     with subprocess.Popen(
         command, stdin=file if is_file else subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -1,5 +1,7 @@
-"""Image files below a folder, and the state of a file."""
+"""Image files below a folder, the state of a file, and the digest of its content."""
 
+import hashlib
+import io
 import os
 import re
 import stat
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from modeling_dcclip.image_dcclip import SUFFIXES, is_hidden
-from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message
 
 
@@ -199,3 +200,13 @@ def date_of_folder(path: bytes) -> str | None:
 def extension_of(name: bytes) -> str:
     """Extension of a file in lower case, with its dot; empty without one."""
     return os.path.splitext(os.fsdecode(name))[1].lower()
+
+
+def content_digest(file: io.BytesIO | io.BufferedReader) -> bytes:
+    """Digest of the content of a file, 16 bytes: files with the same one are copies, and share a vector."""
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def fingerprint(value: bytes) -> str:
+    """Digest of a short value, such as the state of a file or settings, 16 hexadecimal digits."""
+    return hashlib.blake2b(value, digest_size=8).hexdigest()

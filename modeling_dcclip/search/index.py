@@ -13,11 +13,9 @@ An index is a folder with settings, and a catalog of files and their vectors: se
 import os
 import threading
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +65,7 @@ class Hit:
         score: Cosine similarity to the query, -1 to 1; for a text, less what hubs have with all texts: `correct`. None
             without a query.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
-        copies: Paths of other files with the same content, or of recompressed copies with a lower score, without links
-            to the file and files that are gone.
+        copies: Paths of other files with the same content, without links to the file and files that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
         is_current: Whether the file is there, and has not changed since it was indexed.
@@ -76,10 +73,9 @@ class Hit:
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
         fits: Whether the photograph is above the line; see `judge` in fit.py. True without a probability.
-        match: Where the words of the query are: `text` in the photograph, or `name` of the file and its folders; None
+        words: The words of the query that the names of the file and its folders have, as they are written there; none
             if it is found by what it shows.
-        words: The words that match, as they are written there.
-        text: Text that was read in the photograph; empty if there is none, or it was not read yet.
+        size: Size of the file in bytes.
     """
 
     path: str
@@ -92,9 +88,8 @@ class Hit:
     seconds: float | None = None
     fit: float | None = None
     fits: bool = True
-    match: str | None = None
     words: tuple[str, ...] = ()
-    text: str = ""
+    size: int = 0
 
     @property
     def time(self) -> str:
@@ -393,8 +388,8 @@ class Index:
             every: Days of every year: `weekend`, a month as `MM`, a day as `MM-DD`, or a feast such as `christmas`.
 
         Returns:
-            The photographs: those with all words of the text in their name or in what was read in them, then the
-            others, each most similar first. Copies of one file are one result, also if they are recompressed.
+            The photographs: those with all words of the text in their name, then the others, each most similar first.
+            Copies of one file are one result.
 
         Raises:
             ValueError: The query is empty, an example image cannot be read, the index has no photograph of an id, or
@@ -422,7 +417,7 @@ class Index:
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
             count = self.catalog.num_rows
-            first, original = self.catalog.content_rows(count)
+            first = self.catalog.content_rows(count)
             found = self.catalog.find_words(text)
             ahead = self._ahead(found, count)[first]
             scores = self.store.scores(query, count)
@@ -433,23 +428,18 @@ class Index:
             allowed = self._allowed(count, chosen)
             scores = scores + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
-            rows = largest(best_of_each(scores, original), skip + top)
-            groups = self._grouped(rows[skip:], scores, first, original)
+            rows = largest(best_of_each(scores, first), skip + top)
             ahead = ahead[rows]
             scores = scores[rows] - AHEAD * ahead
             judged = None
             if is_text and self.runtime.fit is not None:
                 by_score = np.argsort(-scores, kind="stable")  # words change no probability
-                judged = self._judge(
-                    query, rows[by_score], unfiltered, original, name_share(length)
-                )
+                judged = self._judge(query, rows[by_score], unfiltered, first, name_share(length))
                 for values in judged:
                     values[by_score] = values.copy()
-            files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
+            files = self.catalog.files_of_rows(rows[skip:], chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        hits = _hits(
-            [[file for row in group for file in files[row]] for group in groups], scores[skip:]
-        )
+        hits = hits_of(files.values(), scores[skip:])
         if judged is not None:
             probabilities, listed = (values[skip:].tolist() for values in judged)
             hits = [
@@ -466,7 +456,7 @@ class Index:
         query: np.ndarray,
         rows: np.ndarray,
         scores: np.ndarray,
-        original: np.ndarray,
+        first: np.ndarray,
         share: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of rows, (K,), and whether they are listed, (K,), with all photographs as the background.
@@ -475,13 +465,13 @@ class Index:
             query: Embedding of the query, (D,).
             rows: Rows of a search, highest score first, (K,).
             scores: Scores of all rows, (N,), whatever the filter.
-            original: Row of the photograph that each row is a copy of, or its own, (N,).
+            first: First row of the content of each row, (N,).
             share: `name_share` of the query.
         """
         assert self.runtime.fit is not None
         scores = scores.copy()
         scores[self.catalog.free_rows()] = -np.inf
-        scores = best_of_each(scores, original)
+        scores = best_of_each(scores, first)
         best = largest(scores, FIRST)
         ordered = np.sort(scores[np.isfinite(scores)])
         ranks = len(ordered) - np.searchsorted(ordered, scores[rows], side="right") + 1
@@ -505,20 +495,6 @@ class Index:
             for number, row in rows.items():
                 ahead[row] = max(ahead[row], found.files[number])
         return ahead
-
-    def _grouped(
-        self, rows: np.ndarray, scores: np.ndarray, first: np.ndarray, original: np.ndarray
-    ) -> list[list[int]]:
-        """Each of the rows with the rows of its copies that have a finite score, highest first."""
-        is_listed = np.isin(original, original[rows]) & (first == np.arange(len(first)))
-        listed = np.flatnonzero(is_listed & np.isfinite(scores))
-        copies: dict[int, list[int]] = defaultdict(list)
-        for row in listed[np.argsort(-scores[listed], kind="stable")].tolist():
-            copies[original[row]].append(row)
-        return [
-            [row, *(each for each in copies[original[row]] if each != first[row])]
-            for row in rows.tolist()
-        ]
 
     def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
@@ -581,23 +557,19 @@ class Index:
         with self.catalog.reading():
             shown = self.catalog.timeline(chosen)[skip : skip + top]
             files = self.catalog.files_of_rows([row for row, _ in shown], chosen)
-            return _hits([files[row] for row, _ in shown], [None] * len(shown))
+            return hits_of(files.values(), [None] * len(shown))
 
 
 def _with_words(hit: Hit, found: Found) -> Hit:
     """A photograph that is found by its words."""
-    in_text = find_in(found.phrases, hit.text)
-    in_names = find_in(found.phrases, "\n".join([hit.path, *hit.copies]))
+    words = find_in(found.phrases, "\n".join([hit.path, *hit.copies]))
     return replace(
-        hit,
-        fit=None if hit.fit is None else 1.0,
-        fits=True,
-        match="text" if in_text else "name",
-        words=tuple(dict.fromkeys(in_text + in_names)),
+        hit, fit=None if hit.fit is None else 1.0, fits=True, words=tuple(dict.fromkeys(words))
     )
 
 
-def _hits(groups: Sequence[Sequence[File]], scores: Iterable[float | None]) -> list[Hit]:
+def hits_of(groups: Iterable[Sequence[File]], scores: Iterable[float | None]) -> list[Hit]:
+    """Hits of the files of each content, the one to show first, with their scores."""
     hits = []
     for group, score in zip(groups, scores, strict=True):
         first, *others = distinct_files(group)
@@ -610,7 +582,7 @@ def _hits(groups: Sequence[Sequence[File]], scores: Iterable[float | None]) -> l
             version=first.state.version,
             is_current=first.state.is_current(),
             seconds=first.seconds,
-            text=first.text,
+            size=first.state.size,
         )
         hits.append(hit)
     warn_of_outdated(sum(not hit.is_current for hit in hits))

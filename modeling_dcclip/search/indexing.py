@@ -22,10 +22,9 @@ from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
-from modeling_dcclip.search.files import VIDEOS, FileState, Walk, extension_of, patterns_of
+from modeling_dcclip.search.files import FileState, Walk, patterns_of
 from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same, signature
 from modeling_dcclip.search.vectors import VectorStore
 
 # a commit after so many files or seconds: what a kill may lose
@@ -130,7 +129,6 @@ class Outcome:
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
     vectors: list[np.ndarray] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # times of the frames
-    pixels: bytes | None = None  # signature of an image
     failure: UnreadablePhotoError | None = None  # why it could not be read
 
 
@@ -319,8 +317,6 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
                 cause = "its embedding is not finite"
                 return Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
             outcome.seconds.append(seconds)
-            if extension_of(path) not in VIDEOS:
-                outcome.pixels = signature(image)
     return outcome
 
 
@@ -340,16 +336,6 @@ def _commit(
         return Counter(embedded=embedded, unchanged=unchanged, known=known)
 
 
-def _original(
-    catalog: Catalog, store: VectorStore, row: int, pixels: bytes, vector: np.ndarray
-) -> int:
-    """The row of the first image that a new one is a copy of, but for size and compression; else its own row."""
-    near = catalog.originals_near(pixels)
-    same = np.array([*near], np.int64)[shows_the_same(pixels, [*near.values()])]
-    copied = (each for each in np.sort(same).tolist() if store.stored(each) @ vector >= NEAR_COSINE)
-    return next(copied, row)
-
-
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
     """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`."""
     new: dict[bytes, Outcome] = {}
@@ -362,12 +348,7 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         for digest, each in new.items():
             contents.append((digest, each.taken, each.seconds[1:]))
             vectors += each.vectors
-        rows = catalog.allocate(contents)
-        store.write(rows, np.stack(vectors))
-        pixels = chain.from_iterable([read.pixels] * len(read.vectors) for read in new.values())
-        for row, shown, vector in zip(rows.tolist(), pixels, vectors, strict=True):
-            if shown is not None:
-                catalog.add_signature(row, shown, _original(catalog, store, row, shown, vector))
+        store.write(catalog.allocate(contents), np.stack(vectors))
     catalog.add_files([(read.state, read.digest) for read in batch if read.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

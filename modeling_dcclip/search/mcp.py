@@ -23,8 +23,7 @@ from modeling_dcclip.search.lance import LanceIndex
 from modeling_dcclip.search.messages import UserError, message_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
-from modeling_dcclip.search.report import fields_of, status_of
-from modeling_dcclip.search.texts import find
+from modeling_dcclip.search.report import fields_of, find, status_of
 
 PREVIEW = 256  # pixels of the longer side
 MAX_HITS = 50

@@ -12,11 +12,12 @@ from PIL import Image
 
 from modeling_dcclip.image_dcclip import SUFFIXES, lacks_plugin, open_regular
 from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, decode_photo
-from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
+    RAW_PHOTOS,
     VIDEOS,
     FileState,
     UnreadablePhotoError,
+    content_digest,
     extension_of,
 )
 from modeling_dcclip.search.messages import UserError, cause_of
@@ -151,6 +152,8 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
     cause = None
     if extension in VIDEOS and find_spec("av") is None:
         cause = "video needs PyAV: pip install av"
+    elif extension in RAW_PHOTOS and find_spec("rawpy") is None:
+        cause = "raw photographs need rawpy: pip install rawpy"
     elif extension in SUFFIXES and lacks_plugin(extension):
         cause = "the format needs a package: pip install -U pillow pillow-heif"
     if cause is not None:

@@ -4,7 +4,6 @@ Only photographs of the index are read: a request names a number, never a path, 
 again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
-import ipaddress
 import json
 import mimetypes
 import os
@@ -15,7 +14,7 @@ import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,28 +30,23 @@ from starlette.staticfiles import StaticFiles
 
 from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import actions
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import give_memory_back
-from modeling_dcclip.search.digests import fingerprint
-from modeling_dcclip.search.duplicates import find_groups, freed
-from modeling_dcclip.search.facts import read_facts
-from modeling_dcclip.search.files import UnreadablePhotoError
-from modeling_dcclip.search.index import Hit, Index, may_fit
+from modeling_dcclip.search.files import UnreadablePhotoError, fingerprint
+from modeling_dcclip.search.index import Hit, Index, hits_of, may_fit
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.local_server import Json, LocalServer, Turns, translated
 from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
 from modeling_dcclip.search.photos import decode_sent, encode_thumbnail
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
-from modeling_dcclip.search.texts import find
+from modeling_dcclip.search.report import find
 
 # photographs in an answer, and at most
 TOP = 60
 MAX_TOP = 200
 IDLE_S = 5.0  # without a request, before other work is done
-MAX_ASKED = 2**22  # bytes of the ids of photographs
 # id, and time of the frame of a video
 PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 MAX_EXAMPLE = 2**25  # bytes of an example image
@@ -176,8 +170,6 @@ class SearchServer(LocalServer):
         self.indexing = indexing
         # warnings are caught for the process, so one query at a time
         self.queries = Turns()
-        self.comparisons = Turns()
-        self.trash = actions.Trash()
         self.encoder = Turns()  # one example image at a time, because each takes memory
         self.examples: OrderedDict[str, Example] = OrderedDict()
         self.previews = Previews(cache_folder())
@@ -191,14 +183,8 @@ class SearchServer(LocalServer):
             Route("/example/{name}", self.example),
             *(Route(f"/{kind}/{{name}}", self.preview, name=kind) for kind in SIZES),
             Route("/video/{name}", self.video),
-            Route("/facts/{name}", self.facts),
+            Route("/hit/{name}", self.hit),
             Route("/left-out", self.left_out),
-            Route("/duplicates", self.duplicates),
-            Route("/open/{name}", self.open, methods=["POST"]),
-            Route("/reveal/{name}", self.reveal, methods=["POST"]),
-            Route("/copy", self.copy, methods=["POST"]),
-            Route("/trash", self.move_to_trash, methods=["POST"]),
-            Route("/restore", self.restore, methods=["POST"]),
             Route("/folders", self.add_folders, methods=["POST"]),
             Mount("/", StaticFiles(directory=PAGE)),
         ]
@@ -211,11 +197,6 @@ class SearchServer(LocalServer):
         super().close()
         for each in (self.previews, self.queries, self.encoder):
             each.close()
-
-    def is_busy(self) -> bool:
-        """Whether something was asked a moment ago, or photographs are indexed."""
-        is_indexing = self.indexing is not None and self.indexing.state()["running"]
-        return is_indexing or time.monotonic() - self.last_request < IDLE_S
 
     async def search(self, request: Request) -> Response:
         """Photographs that fit a query."""
@@ -239,7 +220,9 @@ class SearchServer(LocalServer):
 
     async def take_example(self, request: Request) -> Response:
         """Keep an example image for later queries, and answer with its name."""
-        _require_page(request)
+        # a browser sends this header only from a page of this server
+        if "X-DCCLIP" not in request.headers:
+            raise BadRequest("Only the page can do this.", status_code=403)
         async with self.body(request, MAX_EXAMPLE) as content:
             return Json({"name": await self.encoder.run(self._remember, content)})
 
@@ -264,27 +247,11 @@ class SearchServer(LocalServer):
             raise BadRequest("id: the index has no video {}.", file.id, status_code=404)
         return FileResponse(file.path)
 
-    def facts(self, request: Request) -> Response:
-        """A photograph with what its file says about itself, and the paths of its copies."""
+    def hit(self, request: Request) -> Response:
+        """A photograph as a search lists it."""
         file = self._file(request)
-        same = self.index.catalog.files_of_rows([file.row])[file.row]
-        return Json(
-            {
-                "hit": self._entry(_hit(file)),
-                "facts": read_facts(file.path) | {"size": file.state.size},
-                "copies": [_shown(copy.path) for copy in same if copy.id != file.id],
-            }
-        )
-
-    async def duplicates(self, request: Request) -> Response:
-        """Groups of near duplicates, those that free the most first, and of each the best file first."""
-        groups, _ = await self.comparisons.run(find_groups, self.index)
-        answer = []
-        for group in sorted(groups, key=freed, reverse=True):
-            group.sort(key=lambda each: -each[0].state.size)
-            files = [self._entry(_hit(*each)) | {"bytes": each[0].state.size} for each in group]
-            answer.append({"freed": freed(group), "files": files})
-        return Json({"groups": answer, "is_local": _is_local(request)})
+        (hit,) = hits_of([[file]], [None])
+        return Json(self._entry(hit))
 
     def left_out(self, request: Request) -> Response:
         """What the index left out, and why, with the paths of files that cannot be read."""
@@ -293,66 +260,6 @@ class SearchServer(LocalServer):
             causes.setdefault(translated(request, cause), []).append(_shown(path))
         listed = [{"cause": cause, "paths": paths[:MAX_TOP]} for cause, paths in causes.items()]
         return Json({"causes": listed})
-
-    def open(self, request: Request) -> Response:
-        """Open a photograph with the program of the system, for the person at this machine."""
-        return self._start(request, actions.opener)
-
-    def reveal(self, request: Request) -> Response:
-        """Show a photograph in the file manager, for the person at this machine."""
-        return self._start(request, actions.file_manager)
-
-    def _start(self, request: Request, command: Callable[[str], list[str]]) -> Response:
-        _require_local(request)
-        if not actions.start(command(self._file(request).path)):
-            raise BadRequest("This machine has no program for it.", status_code=404)
-        return Json({})
-
-    async def copy(self, request: Request) -> Response:
-        """Copy photographs into a folder, or into a ZIP file there."""
-        asked = await self._asked(request)
-        number, target, failures = await run_in_threadpool(
-            actions.export, self._files(asked), str(asked.get("folder")), bool(asked.get("zip"))
-        )
-        failed = _listed(request, failures)
-        return Json({"number": number, "target": _shown(str(target)), "failed": failed})
-
-    async def move_to_trash(self, request: Request) -> Response:
-        """Move photographs to the trash of the system."""
-        asked = await self._asked(request)
-        failures = await run_in_threadpool(self.trash.move, self._files(asked))
-        moved = [name for name in asked["ids"] if _photograph(name)[0] in self.trash.ids]
-        return Json({"moved": moved, "failed": _listed(request, failures)})
-
-    async def restore(self, request: Request) -> Response:
-        """Move photographs back from the trash."""
-        asked = await self._asked(request)
-        numbers = {name: _photograph(name)[0] for name in asked["ids"]}
-        back, failures = await run_in_threadpool(self.trash.put_back, [*numbers.values()])
-        moved = [name for name, number in numbers.items() if number in back]
-        return Json({"moved": moved, "failed": _listed(request, failures)})
-
-    async def _asked(self, request: Request) -> dict[str, Any]:
-        """What the person at this machine asks for: a JSON object with the `ids` of photographs."""
-        _require_local(request)
-        async with self.body(request, MAX_ASKED) as content:
-            with suppress(ValueError):
-                asked = json.loads(content)
-                names = asked.get("ids") if isinstance(asked, dict) else None
-                if isinstance(names, list) and all(isinstance(each, str) for each in names):
-                    return asked
-        raise BadRequest("ids: expected a JSON object with the ids of photographs.")
-
-    def _files(self, asked: dict[str, Any]) -> list[File]:
-        """The files of a request; a video that is named by several frames once."""
-        found = {}
-        for name in asked["ids"]:
-            number, _ = _photograph(name)
-            file = self.index.catalog.file(number)
-            if file is None:
-                raise UserError("id: the index has no file {}.", number)
-            found[number] = file
-        return [*found.values()]
 
     async def add_folders(self, request: Request) -> Response:
         """Index folders that a command of this user names, which found this server running."""
@@ -430,24 +337,16 @@ class SearchServer(LocalServer):
         return Json(
             {
                 "is_query": is_query,
-                "total": self._total(chosen),
+                "total": self.index.count(chosen),
                 "without": without,
                 "fits": fits,
                 "may": may,
-                "hits": [self._entry(hit) for hit in hits if hit.id not in self.trash.ids],
+                "hits": [self._entry(hit) for hit in hits],
                 "more": more,
                 "dates": dates and {name: value for name, value in vars(dates).items() if value},
                 "notes": [translated(request, message_of(each.message)) for each in caught],
-                "is_local": _is_local(request),
             }
         )
-
-    def _total(self, chosen: Filter) -> int:
-        """Number of photographs that pass a filter, without those that are in the trash."""
-        catalog = self.index.catalog
-        rows = {*catalog.rows_of_files(chosen).tolist()}
-        moved = catalog.files_of_rows(rows & self.trash.rows, chosen).values()
-        return len(rows) - sum({file.id for file in files} <= self.trash.ids for files in moved)
 
     def _entry(self, hit: Hit) -> dict[str, Any]:
         """What the page shows of a photograph."""
@@ -465,45 +364,14 @@ class SearchServer(LocalServer):
             "score": None if hit.score is None else round(hit.score, 3),
             "copies": len(hit.copies),
             "fits": hit.fits,
-            "match": hit.match,
             "words": hit.words,
-            "text": hit.text,
+            "size": hit.size,
             "is_current": hit.is_current,
         }
 
 
-def _hit(file: File, score: float | None = None) -> Hit:
-    """A file as it was found by a search."""
-    return Hit(file.path, score, file.taken, (), file.id, file.state.version, True, file.seconds)
-
-
 def _shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _listed(request: Request, failures: actions.Failures) -> list[dict[str, str]]:
-    """Files that an action left as they were, for the page."""
-    return [{"path": _shown(path), "cause": translated(request, cause)} for path, cause in failures]
-
-
-def _is_local(request: Request) -> bool:
-    """Whether a request comes from this machine."""
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
-
-
-def _require_local(request: Request):
-    _require_page(request)
-    if not _is_local(request):
-        raise BadRequest("Only the page on this machine can do this.", status_code=403)
-
-
-def _require_page(request: Request):
-    # a browser sends this header only from a page of this server
-    if "X-DCCLIP" not in request.headers:
-        raise BadRequest("Only the page can do this.", status_code=403)
 
 
 def _filter(parameters: QueryParams) -> Filter:

@@ -88,7 +88,6 @@ def upgrade_index(
                 named=[*folders],
                 progress=progress,
             )
-            catalog.add_texts(index.catalog.texts())
             bank = read_bank(runtime, space.files)
             Hubs(catalog, store).write(bank, runtime.encode_texts(NOUNS))
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:

@@ -1,4 +1,4 @@
-"""Words of the names of files and of the texts in photographs: one index of them in the catalog.
+"""Words of the names of files and folders: one index of them in the catalog.
 
 A Chinese character is a word of the index, as Chinese has no spaces. So a run of characters is found as a phrase, or
 cut into shorter phrases. By triggers, words leave in the transaction in which their file leaves.
@@ -10,17 +10,14 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-# texts: what was read in a content, perhaps nothing; words: of each file by its id; terms: all words of the index
+# words: of each file by its id; terms: all words of the index
 TABLES = """
-CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5(name, text);
+CREATE VIRTUAL TABLE words USING fts5(name);
 CREATE VIRTUAL TABLE terms USING fts5vocab(words, row);
 CREATE TRIGGER file_leaves AFTER DELETE ON files BEGIN DELETE FROM words WHERE rowid = old.id; END;
-CREATE TRIGGER content_leaves AFTER DELETE ON contents BEGIN DELETE FROM texts WHERE row = old.row; END;
 """
 ENTER_WORDS = """
-INSERT OR REPLACE INTO words (rowid, name, text)
-SELECT id, name_words(path), words_of(text) FROM files LEFT JOIN texts USING (row)
+INSERT OR REPLACE INTO words (rowid, name) SELECT id, name_words(path) FROM files
 """
 CHARACTERS = "[\u3400-\u9fff]"  # Chinese has no spaces between words, so each character is a token
 IN_WORD = "[^\\W_\u3400-\u9fff]"
@@ -60,15 +57,11 @@ def _cut(text: str) -> Iterator[tuple[str, int, int]]:
         yield unicodedata.normalize("NFC", plain), match.start(), match.end()
 
 
-def words_of(text: str | None) -> str:
-    """The words of a text with spaces between them."""
-    return " ".join(word for word, *_ in _cut(unicodedata.normalize("NFC", text or "")))
-
-
 def name_words(path: bytes) -> str:
     """The words of a path, without the folders around the user's home."""
     below = path.removeprefix(os.path.join(os.fsencode(os.path.expanduser("~")), b""))
-    return words_of(below.decode("utf-8", "replace"))
+    text = unicodedata.normalize("NFC", below.decode("utf-8", "replace"))
+    return " ".join(word for word, *_ in _cut(text))
 
 
 def without_fillers(query: str) -> str:
@@ -79,7 +72,7 @@ def without_fillers(query: str) -> str:
 def search(
     query: str, matching: Callable[[str], set[int]], starting: Callable[[str], Sequence[str]]
 ) -> Found:
-    """Find the files that have the words of a query in their names or texts.
+    """Find the files that have the words of a query in their names.
 
     All words of one script have to be there: a photograph with the word WiFi is found by `wifi 密码`. Fillers and
     single characters are not looked for.

@@ -17,7 +17,6 @@ from PIL import Image
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import indexing, vectors
 from modeling_dcclip.search.catalog import Database
-from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name, date_of_folder, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
@@ -180,7 +179,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     (photos / "a link.jpg").symlink_to(photos / "z.jpg")
     os.link(photos / "white.png", photos / "white too.png")
     index.add(photos)
-    assert not find_duplicates(index, 0.9999)
     assert {hit.copies for hit in index.search("red")} == {()}
 
 
@@ -318,11 +316,11 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(
     filled, photos, color_model, patterns, left
 ):
     filled.add(photos, exclude=patterns)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     filled.add(photos)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     upgrade_index(filled, color_model, truncate_dim=12)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     filled.add(exclude=[""])
     assert len(filled) == 5
     assert filled.folders == {photos: []}
@@ -381,7 +379,7 @@ def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos
 
 
 def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatch):
-    before = filled.catalog.files()
+    before = filled.newest()
     paint(photos / "new.jpg", "red", width=33)
 
     def full(*arguments):
@@ -392,7 +390,7 @@ def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatc
         message = r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is"
         with pytest.raises(OSError, match=message):
             filled.add(photos)
-    assert filled.catalog.files() == before
+    assert filled.newest() == before
     assert filled.add(photos).found == len(filled) == 6
 
 

@@ -3,18 +3,16 @@
 import io
 import json
 import os
+import re
 import socket
-import sys
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
-import segno
 from PIL import Image, ImageFile
 
 from modeling_dcclip.search import (
-    actions,
     command,
     commands,
     decoding,
@@ -91,20 +89,6 @@ def test_malformed_parameters_are_refused(get, query):
 def test_months_count_what_the_timeline_shows(get, dated):
     months = get("/months?before=2024").json()
     assert months == [["2023-07", 1], ["2020-09", 1]]
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """Paths that the file manager has shown."""
-    paths = []
-    monkeypatch.setattr(actions, "file_manager", lambda path: paths.append(path) or ["true"])
-    return paths
-
-
-def test_the_page_opens_the_folder_of_a_photograph(client, photos, opened):
-    assert client.post(f"/reveal/{id_of(client.get, 'blue.jpg')}").status_code == 200
-    assert opened == [str(photos / "a" / "blue.jpg")]
-    assert client.post("/reveal/99").status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["thumbnail", "photo"])
@@ -437,17 +421,32 @@ def taken_port():
         yield taken.getsockname()[1]
 
 
-def test_the_command_warns_of_an_address_that_others_reach(serve_index, monkeypatch, capsys):
-    serve_index("--port", "0", "--host", "0.0.0.0")
-    assert "▄" not in capsys.readouterr().out
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+def test_the_command_warns_of_an_address_that_others_reach(serve_index, capsys):
     serve_index("--port", "0", "--host", "0.0.0.0")
     out, error = capsys.readouterr()
-    address, code = out.split("\n", 1)
-    content = io.StringIO()
-    segno.make(address, micro=False).terminal(content, compact=True)
-    assert code == content.getvalue()
+    assert re.fullmatch(r"http://[^/]+/\?token=\S+\n", out)
     assert "everyone who has this address, with its token, sees" in error
+
+
+def test_the_page_has_no_request_that_writes_a_file_of_the_user(server, client, photos):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in photos.rglob("*")}
+
+    before = state()
+    methods = {route.path: getattr(route, "methods", None) for route in server._app.routes}
+    posts = {path for path, names in methods.items() if names and names - {"GET", "HEAD"}}
+    assert posts == {"/example", "/folders"}
+    assert client.post("/trash", json={"ids": ["1"]}).status_code in (404, 405)
+    assert state() == before
+
+
+def test_a_photograph_is_described_by_its_id(get, photos):
+    hit = get(f"/hit/{id_of(get, 'red.jpg')}").json()
+    assert (hit["path"], hit["size"]) == (
+        str(photos / "red.jpg"),
+        (photos / "red.jpg").stat().st_size,
+    )
+    assert get("/hit/99").status_code == 404
 
 
 def test_a_port_that_is_taken_is_an_error(serve_index, taken_port, capsys):

@@ -21,9 +21,9 @@ export function make(name, properties, ...children) {
 const shape = (hit) => Math.min(4, Math.max(0.4, hit.ratio));
 
 export class Grid {
-  /** `click(hit, event)` is called for a photograph; `root` is the element of the grid, `years` that of the scrubber. */
-  constructor(root, years, selection, click) {
-    Object.assign(this, { root, years, selection, click, sections: [], of: new WeakMap(), current: null, width: 0 });
+  /** `click(hit)` is called for a photograph; `root` is the element of the grid, `years` that of the scrubber. */
+  constructor(root, years, click) {
+    Object.assign(this, { root, years, click, sections: [], of: new WeakMap(), current: null, width: 0 });
     this.watcher = new IntersectionObserver(
       (entries) => entries.forEach((entry) => this.of.get(entry.target)?.near(entry.isIntersecting)),
       { rootMargin: AHEAD },
@@ -210,7 +210,7 @@ export class Grid {
 
   figure(hit) {
     const isVideo = hit.seconds !== null;
-    const badge = [isVideo && `▶ ${hit.time}`, text.marks[hit.match], hit.badge].filter(Boolean).join(" · ");
+    const badge = [isVideo && `▶ ${hit.time}`, hit.words.length && text.inName].filter(Boolean).join(" · ");
     const name = [dateName(hit.date), hit.name, isVideo && text.video, badge].filter(Boolean).join(", ");
     const tile = make(
       "button",
@@ -219,22 +219,13 @@ export class Grid {
         ? make("img", { src: address("thumbnail", hit), alt: "", loading: "lazy", decoding: "async" })
         : make("span", { className: "gone" }, text.gone),
     );
-    tile.setAttribute("aria-keyshortcuts", "Space");
     if (badge) tile.append(make("span", { className: "badge" }, badge));
-    tile.addEventListener("click", (event) => this.click(hit, event));
-    tile.addEventListener("contextmenu", (event) => {
-      if (event.pointerType !== "touch") return;
-      event.preventDefault(); // a finger that stays selects
-      this.selection.click(hit, event);
-    });
+    tile.addEventListener("click", () => this.click(hit));
     tile.addEventListener("focus", () => this.setCurrent(tile));
     tile.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/x-dcclip", hit.id));
     tile.tabIndex = this.current ? -1 : 0; // Tab enters the grid once; arrows move inside
     this.current ??= tile;
-    const check = make("button", { type: "button", role: "checkbox", className: "check", tabIndex: -1, ariaLabel: text.select(hit.name) });
-    check.ariaChecked = String(this.selection.has(hit));
-    check.addEventListener("click", (event) => this.selection.click(hit, event));
-    const figure = make("figure", {}, tile, check);
+    const figure = make("figure", {}, tile);
     if (this.root.classList.contains("detailed")) figure.append(this.caption(hit));
     figure.style.setProperty("--ratio", shape(hit));
     this.of.set(tile, hit);
@@ -246,29 +237,17 @@ export class Grid {
     return make("figcaption", {}, make("span", { className: "line" }, hit.name), make("span", {}, facts.filter(Boolean).join(" · ")));
   }
 
-  /** Show which photographs are selected. */
-  markSelected() {
-    for (const tile of this.root.querySelectorAll(".tile")) {
-      tile.nextSibling.ariaChecked = String(this.selection.has(this.of.get(tile)));
-    }
-  }
-
   setCurrent(tile) {
     if (this.current) this.current.tabIndex = -1;
     this.current = tile;
     if (tile) tile.tabIndex = 0;
   }
 
-  /** Arrow keys: to the next photograph, or to the nearest one in the next row. Space selects, also with shift and an arrow. */
+  /** Arrow keys: to the next photograph, or to the nearest one in the next row. */
   move(event) {
     const hit = this.of.get(document.activeElement);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (!hit || event.altKey || event.metaKey) return; // Alt and Left go back
-    if (event.key === " ") {
-      event.preventDefault();
-      this.selection.click(hit, event);
-    }
-    if (!step) return;
+    if (!hit || !step || event.altKey || event.metaKey) return; // Alt and Left go back
     event.preventDefault();
     const tiles = [...this.root.querySelectorAll(".tile")];
     const from = tiles.indexOf(document.activeElement);
@@ -281,9 +260,7 @@ export class Grid {
       row.sort((one, other) => Math.abs(middle(one) - middle(tiles[from])) - Math.abs(middle(other) - middle(tiles[from])));
       to = tiles.indexOf(row[0]);
     }
-    if (!tiles[to]) return;
-    tiles[to].focus();
-    if (event.shiftKey) this.selection.extend(hit, this.of.get(tiles[to]));
+    tiles[to]?.focus();
   }
 
   /** Scroll to a photograph, and focus it. */
@@ -307,18 +284,6 @@ export class Grid {
     return null;
   }
 
-  /** The photographs from one to another, in either order. */
-  async between(one, other) {
-    const parts = this.parts;
-    const places = [one, other].map((hit) => parts.findIndex((part) => part.hits?.includes(hit)));
-    if (places.includes(-1)) return [other];
-    const inside = parts.slice(Math.min(...places), Math.max(...places) + 1);
-    await Promise.all(inside.map((part) => part.hits ?? part.load()));
-    const hits = inside.flatMap((part) => part.hits);
-    const [first, last] = [one, other].map((hit) => hits.indexOf(hit)).sort((a, b) => a - b);
-    return hits.slice(first, last + 1);
-  }
-
   /** The photograph after another one (`step` 1) or before it (-1); null at the end. */
   async neighbor(hit, step) {
     const parts = this.parts;
@@ -331,14 +296,6 @@ export class Grid {
       if (hits.length) return hits.at(step > 0 ? 0 : -1);
     }
     return null;
-  }
-
-  /** Take photographs out of the results. */
-  remove(ids) {
-    for (const part of this.parts.filter((each) => each.hits?.some((hit) => ids.has(hit.id)))) {
-      part.hits = part.hits.filter((hit) => !ids.has(hit.id));
-      if (part.isShown) this.fill(part);
-    }
   }
 
   listYears() {

@@ -1,9 +1,8 @@
 // The page: what the address says is searched and shown.
 
 import { Grid, make } from "./grid.js";
-import { Actions, Selection } from "./select.js";
 import { ask, send } from "./server.js";
-import { bytes, count, language, monthName, text } from "./texts.js";
+import { count, language, monthName, text } from "./texts.js";
 import { Viewer } from "./viewer.js";
 
 const FIELDS = ["q", "after", "before", "path", "sort"];
@@ -11,41 +10,19 @@ const LOOKED = 200; // best photographs among which the server counts those that
 const CHUNK = 100; // photographs of the timeline in one request
 const POLL_MS = 2000;
 const REFRESH_MS = 10_000; // between two looks at what is new while it is indexed
+const LISTED = 8; // paths of a cause in the list of what was left out
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((each) => [each.id, each]));
 const places = new Map(); // how far each search was scrolled, for the way back
 let latest = 0; // number of the search that is shown
 let shown = null; // the search that is shown, without the photograph that is large
-let isLocal = false; // whether the server is on the same machine
 let files = null; // in the index
 let refreshed = 0; // when new photographs were shown
 
 const parameters = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 const hashOf = (fields) => "#" + new URLSearchParams(Object.entries(fields).filter(([, value]) => value));
 
-const selection = new Selection(
-  () => {
-    grid.markSelected();
-    actions.show(isLocal);
-  },
-  (one, other) => grid.between(one, other),
-);
-const grid = new Grid(element.grid, element.years, selection, (hit, event) => {
-  if (selection.isOn || event.shiftKey || event.ctrlKey || event.metaKey) selection.click(hit, event);
-  else viewer.show(hit);
-});
-const actions = new Actions(
-  element,
-  selection,
-  async (ids) => {
-    await viewer.leave(ids);
-    grid.remove(ids);
-  },
-  () => {
-    places.set(shown, scrollY);
-    show();
-  },
-);
-const viewer = new Viewer(element, grid, actions, (changes) => visit({ ...parameters(), photo: "", ...changes }));
+const grid = new Grid(element.grid, element.years, (hit) => viewer.show(hit));
+const viewer = new Viewer(element, grid, (changes) => visit({ ...parameters(), photo: "", ...changes }));
 
 function visit(changed) {
   places.set(shown, scrollY);
@@ -67,7 +44,7 @@ function dayOf(date = "", isLast) {
 }
 
 function submit() {
-  const { dates, photo, view, ...now } = parameters();
+  const { dates, photo, ...now } = parameters();
   const fields = Object.fromEntries(FIELDS.map((name) => [name, element[name].value.trim()]));
   toggleFilters(false);
   visit({ ...now, ...fields, ...(fields.q === now.q && dates ? { dates } : {}) });
@@ -93,17 +70,12 @@ function fill(now) {
 }
 
 async function show() {
-  const { photo, view, ...now } = parameters();
+  const { photo, ...now } = parameters();
   const number = (latest += 1);
   const isFiltered = Boolean(now.after || now.before || now.path);
-  selection.set([]);
   showChips(now, null);
-  element.status.textContent = view ? text.comparing : text.loading;
+  element.status.textContent = text.loading;
   element.grid.classList.add("loading");
-  if (view) {
-    await showDuplicates(number);
-    return;
-  }
   const search = (skip, top) => ask("/search?" + new URLSearchParams({ ...now, skip, top }));
   const first = await search(0, now.sort ? LOOKED : CHUNK);
   if (number !== latest) return; // a later search was faster
@@ -112,8 +84,6 @@ async function show() {
     element.status.textContent = first.error;
     return;
   }
-  isLocal = first.is_local;
-  actions.show(isLocal);
   showChips(now, first.dates);
   const isQuery = first.is_query;
   element.sort.hidden = !isQuery;
@@ -123,28 +93,6 @@ async function show() {
   else showResults(now, first, search, number);
   scrollTo(0, places.get(shown) ?? 0);
   places.delete(shown);
-}
-
-/** Groups of duplicates, of each all but the best selected. */
-async function showDuplicates(number) {
-  const answer = await ask("/duplicates");
-  if (number !== latest) return;
-  element.sort.hidden = true;
-  if (answer.error || !answer.groups.length) {
-    grid.say(answer.error ?? text.noDuplicates, "");
-    element.status.textContent = "";
-    return;
-  }
-  isLocal = answer.is_local;
-  grid.clear();
-  for (const group of answer.groups) {
-    for (const hit of group.files) hit.badge = bytes(hit.bytes);
-    group.files[0].badge += ` · ${text.best}`;
-    grid.showHits(group.files, text.group(count(group.files.length), bytes(group.freed)));
-  }
-  selection.set(answer.groups.flatMap((group) => group.files.slice(1)));
-  const freed = answer.groups.reduce((sum, group) => sum + group.freed, 0);
-  element.status.textContent = text.groups(count(answer.groups.length), bytes(freed));
 }
 
 function sentence(now, answer, isQuery) {
@@ -269,6 +217,19 @@ function setDetails(isOn) {
   element.details.ariaPressed = String(isOn);
 }
 
+async function showLeftOut() {
+  const answer = await ask("/left-out");
+  const content = [];
+  for (const { cause, paths } of answer.causes ?? []) {
+    const others = paths.length > LISTED ? [text.andMore(count(paths.length - LISTED))] : [];
+    const lines = [...paths.slice(0, LISTED), ...others].map((line) => make("li", {}, line));
+    content.push(make("h3", {}, cause), make("ul", {}, ...lines));
+  }
+  if (!content.length) content.push(make("p", {}, answer.error ?? text.nothingLeftOut));
+  element.causes.replaceChildren(...content);
+  element.dialog.showModal();
+}
+
 async function searchWith(file) {
   if (!file) return;
   element.status.textContent = text.loading;
@@ -298,7 +259,7 @@ async function poll() {
     element["progress-text"].textContent = state.error || leftOut.join(" · ");
   }
   const isDue = !grid.parts.length || !state.running || Date.now() - refreshed > REFRESH_MS;
-  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !selection.isOn;
+  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2;
   if (files !== null && state.files !== files && isDue && isQuiet) {
     refreshed = Date.now();
     files = state.files;
@@ -324,9 +285,8 @@ element.form.addEventListener("submit", (event) => {
 element.q.addEventListener("search", () => element.q.value || submit()); // the cross of the field
 element.sort.addEventListener("change", submit);
 element.filter.addEventListener("click", () => toggleFilters(element.filters.hidden));
-element.select.addEventListener("click", () => selection.set([], true));
-element.duplicates.addEventListener("click", () => visit({ view: "duplicates" }));
-for (const name of ["left-out", "why"]) element[name].addEventListener("click", () => actions.showLeftOut());
+for (const name of ["left-out", "why"]) element[name].addEventListener("click", showLeftOut);
+element.done.addEventListener("click", () => element.dialog.close());
 element.menu.addEventListener("click", () => element.menu.hidePopover());
 element.details.addEventListener("click", () => {
   const isOn = element.details.ariaPressed !== "true";
@@ -360,11 +320,6 @@ addEventListener("keydown", (event) => {
     element.q.select();
   } else if (event.key === "Escape" && element.menu.matches(":popover-open")) {
     return;
-  } else if (event.key === "Escape" && selection.isOn) {
-    event.preventDefault();
-    selection.set([]);
-  } else if (event.key === "Delete" && selection.size && isLocal && !document.activeElement.matches("input")) {
-    actions.trash([...selection.hits.values()]);
   } else if (event.key === "Escape" && location.hash.length > 1) {
     event.preventDefault();
     visit({});

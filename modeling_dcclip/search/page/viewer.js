@@ -1,7 +1,7 @@
 // One photograph or video large over the page. Its id is in the address.
 
 import { make } from "./grid.js";
-import { address, ask, send } from "./server.js";
+import { address, ask } from "./server.js";
 import { bytes, dateName, text } from "./texts.js";
 import { Zoom } from "./zoom.js";
 
@@ -18,8 +18,8 @@ function marked(content, words) {
 
 export class Viewer {
   /** `elements` by their ids; `search(changes)` starts a search. */
-  constructor(elements, grid, actions, search) {
-    Object.assign(this, { ...elements, element: elements, dialog: elements.viewer, grid, actions, search, hit: null, turned: 0 });
+  constructor(elements, grid, search) {
+    Object.assign(this, { ...elements, element: elements, dialog: elements.viewer, grid, search, hit: null, turned: 0 });
     this.zoom = new Zoom(this.stage, this.large, {
       swipe: (x, y) => this.swipe(x, y),
       enlarged: () => this.load(this.hit, "whole"),
@@ -33,17 +33,9 @@ export class Viewer {
     });
     addEventListener("keydown", (event) => this.key(event)); // wherever the focus is
     this.dialog.addEventListener("wheel", (event) => this.turn(event), { passive: true });
-    this.info.addEventListener("click", () => this.toggleFacts(this.facts.hidden));
-    this.copy.addEventListener("click", () => this.copied(this.copy, navigator.clipboard.writeText(this.hit.path)));
-    this.element["copy-image"].addEventListener("click", (event) => this.copied(event.target, this.copyImage()));
-    this.similar.addEventListener("click", () => this.search({ q: "", sort: "", view: "", example: "", like: this.hit.id }));
-    for (const [button, path] of [[elements.open, "open"], [this.reveal, "reveal"]]) {
-      button.addEventListener("click", async () => {
-        const answer = await send(`/${path}/${this.hit.id}`);
-        if (answer.error) this.complain(answer.error);
-      });
-    }
-    this.element["trash-one"].addEventListener("click", () => this.actions.trash([this.hit]));
+    this.copy.hidden = !navigator.clipboard; // without https, from a different machine
+    this.copy.addEventListener("click", () => this.copyPath());
+    this.similar.addEventListener("click", () => this.search({ q: "", sort: "", example: "", like: this.hit.id }));
     this.video.addEventListener("error", () => {
       if (!this.video.hidden) this.complain(text.broken);
       this.video.hidden = true;
@@ -58,13 +50,13 @@ export class Viewer {
 
   /** Show the photograph that the address names. */
   async showById(id) {
-    const answer = await ask(`/facts/${encodeURIComponent(id)}`);
-    if (answer.error) {
+    const hit = await ask(`/hit/${encodeURIComponent(id)}`);
+    if (hit.error) {
       this.end();
-      this.actions.toast(answer.error);
+      this.element.status.textContent = hit.error;
       return;
     }
-    this.put((await this.grid.find(id, answer.hit.date.slice(0, 7))) ?? answer.hit);
+    this.put((await this.grid.find(id, hit.date.slice(0, 7))) ?? hit);
   }
 
   /** Close: back to the entry of the history before, unless the page was opened with the photograph. */
@@ -93,14 +85,6 @@ export class Viewer {
     this.grid.reveal(hit);
   }
 
-  /** Show a different photograph if this one is among those that leave the page. */
-  async leave(ids) {
-    if (!this.hit || !ids.has(this.hit.id)) return;
-    const next = (await this.grid.neighbor(this.hit, 1)) ?? (await this.grid.neighbor(this.hit, -1));
-    if (next) this.change(next);
-    else this.end();
-  }
-
   stop() {
     this.video.pause();
     this.video.removeAttribute("src");
@@ -124,21 +108,19 @@ export class Viewer {
     this.broken.hidden = hit.is_current;
     this.broken.textContent = text.gone;
     this.date.textContent = dateName(hit.date);
-    const inName = hit.match === "name" ? hit.words : [];
-    this.name.replaceChildren(...marked(hit.name, inName));
-    this.folder.replaceChildren(...marked(hit.folder, inName));
+    this.name.replaceChildren(...marked(hit.name, hit.words));
+    this.folder.replaceChildren(...marked(hit.folder, hit.words));
+    this.size.textContent = bytes(hit.size);
     this.dialog.ariaLabel = this.large.alt = `${hit.name}, ${dateName(hit.date)}`;
     this.large.classList.remove("sharp");
     this.large.src = address("thumbnail", hit);
     this.video.hidden = !isVideo;
-    this.element["copy-image"].hidden = isVideo || !navigator.clipboard;
     if (isVideo) {
       this.video.src = `${address("video", hit)}#t=${hit.seconds}`;
       this.video.play().catch(() => {}); // a browser may refuse to play with sound
     } else {
       this.load(hit, "photo");
     }
-    this.toggleFacts(!this.facts.hidden || hit.match === "text");
     const [before, after] = await Promise.all([this.grid.neighbor(hit, -1), this.grid.neighbor(hit, 1)]);
     if (this.hit !== hit) return;
     this.previous.disabled = !before;
@@ -163,30 +145,6 @@ export class Viewer {
     this.large.classList.add("sharp");
   }
 
-  /** Show what the file says about itself, and the text in the photograph. */
-  async toggleFacts(isOpen) {
-    this.facts.hidden = !isOpen;
-    this.info.ariaExpanded = String(isOpen);
-    if (!isOpen) return;
-    const { hit } = this;
-    const answer = await ask(`/facts/${encodeURIComponent(hit.id)}`);
-    if (this.hit !== hit) return;
-    const { camera, lens, exposure, place, width, height, size } = answer.facts ?? {};
-    const shown = {
-      camera, lens, exposure, place,
-      size: size && text.pixels(width, height, bytes(size)),
-      score: hit.score ? hit.score.toFixed(3) : "",
-      text: hit.text && marked(hit.text, hit.words),
-      path: hit.path,
-      copies: answer.copies?.map((path) => make("div", {}, path)),
-    };
-    const list = make("dl");
-    for (const [name, value] of Object.entries(shown)) {
-      if (value?.length) list.append(make("dt", {}, text.facts[name]), make("dd", {}, ...[value].flat()));
-    }
-    this.facts.replaceChildren(list);
-  }
-
   async step(step) {
     const from = this.hit;
     const next = from && (await this.grid.neighbor(from, step));
@@ -200,8 +158,6 @@ export class Viewer {
 
   key(event) {
     if (!this.hit || this.element.dialog.open || event.target === this.video) return; // a video seeks with arrows
-    if (event.key === "i") this.info.click();
-    if (event.key === "Delete" && !this.element["trash-one"].hidden) this.actions.trash([this.hit]);
     if (["+", "-"].includes(event.key)) this.zoom.by(event.key === "+" ? 1.5 : 1 / 1.5);
     const step = { ArrowLeft: -1, ArrowUp: -1, PageUp: -1, ArrowRight: 1, ArrowDown: 1, PageDown: 1 }[event.key];
     if (!step || event.altKey || event.metaKey) return; // Alt and Left go back
@@ -211,8 +167,7 @@ export class Viewer {
 
   turn(event) {
     const now = performance.now();
-    const isInside = event.target.closest("#facts");
-    if (isInside || event.ctrlKey || Math.abs(event.deltaY) < 4 || now - this.turned < WHEEL_MS) return;
+    if (event.ctrlKey || Math.abs(event.deltaY) < 4 || now - this.turned < WHEEL_MS) return;
     this.turned = now;
     this.step(Math.sign(event.deltaY));
   }
@@ -222,26 +177,15 @@ export class Viewer {
     else if (Math.abs(x) > SWIPE && Math.abs(x) > Math.abs(y)) this.step(x < 0 ? 1 : -1);
   }
 
-  async copyImage() {
-    const image = new Image();
-    image.src = address("photo", this.hit);
-    await image.decode();
-    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
-    canvas.getContext("2d").drawImage(image, 0, 0);
-    const content = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    await navigator.clipboard.write([new ClipboardItem({ "image/png": content })]);
-  }
-
-  /** Say on a button that it has copied, or why it could not. */
-  async copied(button, copying) {
-    const label = button.textContent;
+  /** Copy the path, and say so on the button, or why it cannot be copied. */
+  async copyPath() {
     try {
-      await copying;
+      await navigator.clipboard.writeText(this.hit.path);
     } catch (error) {
       this.complain(error.message);
       return;
     }
-    button.textContent = text.copied;
-    setTimeout(() => (button.textContent = label), DONE_MS);
+    this.copy.textContent = text.copied;
+    setTimeout(() => (this.copy.textContent = text.copyPath), DONE_MS);
   }
 }
