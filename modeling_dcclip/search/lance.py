@@ -5,11 +5,12 @@ indexes of their own, so a search reads a small part of the files. It ranks by p
 photograph fits is not known, and there are no folders to bring up to date.
 """
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.util import find_spec
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFESTS = "_versions"  # folder of every Lance data set
+INDEXES = "_indices"
+CHECKSUMS = "checksums.txt"  # of the files in these two folders, for `sha256sum --check`; Lance verifies none
 DESCRIPTION = b"dcclip"  # key of the schema's metadata
 VERSION = 1
 INDEXED_FROM = 100_000  # vectors; fewer are scanned faster than an index finds them
@@ -91,7 +94,18 @@ def write_lance(
     count = dataset.count_rows()
     if count >= INDEXED_FROM:
         dataset.create_index("vector", "IVF_RQ", metric="cosine", num_bits=BITS)
+    (folder / CHECKSUMS).write_text("\n".join(_checksums(folder)), encoding="utf-8")
     return count
+
+
+def _checksums(folder: Path) -> list[str]:
+    """SHA-256 and path of each file of the manifest and of the indexes."""
+    lines = []
+    for path in sorted([*folder.glob(f"{MANIFESTS}/*"), *folder.glob(f"{INDEXES}/*/*")]):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}")
+    return lines
 
 
 def _stored(batch: Sequence[EmbeddedImage], schema: "pa.Schema") -> "pa.RecordBatch":
@@ -138,10 +152,12 @@ def _damage(folder: Path, cause: Message) -> UserError:
 
 
 def _open(folder: Path) -> "lance.LanceDataset":
-    """Open the data set, and look for the files of all fragments: Lance notices a missing one only when it reads it.
+    """Open the data set, and compare its files with what was written: Lance notices damage late or never.
+
+    The manifest and the indexes are compared by their checksums, the files of vectors by their sizes.
 
     Raises:
-        ValueError: Lance is not installed, or the data set is damaged.
+        ValueError: Lance is not installed, or the data set is damaged or was not written by `write_lance`.
     """
     if find_spec("lance") is None:
         raise UserError(
@@ -150,28 +166,35 @@ def _open(folder: Path) -> "lance.LanceDataset":
         )
     import lance
 
+    if not (folder / CHECKSUMS).exists():
+        raise _foreign(folder)
     with _errors_reported(folder):
+        stored = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        if changed := {*stored} ^ {*_checksums(folder)}:
+            *_, name = min(changed).split(" ")
+            raise _damage(folder, Message("{} is missing or damaged", name))
         data = lance.dataset(folder, index_cache_size_bytes=CACHE_BYTES)
         for fragment in data.get_fragments():
             for file in fragment.data_files():
                 path = folder / "data" / file.path
                 if not path.is_file() or file.file_size_bytes not in (None, path.stat().st_size):
-                    raise _damage(folder, Message("{} is missing or incomplete", file.path))
+                    raise _damage(folder, Message("{} is missing or damaged", file.path))
     return data
 
 
-def _describe(data: "lance.LanceDataset") -> tuple[str, Space]:
+def _describe(folder: Path, data: "lance.LanceDataset") -> tuple[str, Space]:
     """Folder of the model of a collection, and its embedding space."""
-    with suppress(KeyError, TypeError, ValueError, AttributeError):
-        description = json.loads((data.schema.metadata or {})[DESCRIPTION])
-        space = Space(**description["space"])
-        vectors = data.schema.field("vector").type
-        if description["version"] == VERSION and vectors.list_size == space.dimension:
-            return str(description["model"]), space
-    raise UserError(
+    description = json.loads(data.schema.metadata[DESCRIPTION])
+    if description["version"] != VERSION:
+        raise _foreign(folder)
+    return description["model"], Space(**description["space"])
+
+
+def _foreign(folder: Path) -> UserError:
+    return UserError(
         "index: {!r} is a Lance data set that training/embed.py did not write, or a different version of it did. "
         "Embed the collection with --format lance.",
-        str(data.uri),
+        str(folder),
     )
 
 
@@ -196,7 +219,7 @@ class LanceIndex:
     ):
         self.folder = Path(folder)
         self._data = _open(self.folder)
-        self.model_folder, self.space = _describe(self._data)
+        self.model_folder, self.space = _describe(self.folder, self._data)
         self.runtime = open_model(self.model_folder if model is None else model)
         space = Space.of(self.runtime, model_id)
         rotations = self.space.rotations(space)
