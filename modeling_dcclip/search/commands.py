@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from modeling_dcclip.search.index import Hit, Index, may_fit, open_model
-from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
-from modeling_dcclip.search.lance import LanceIndex, is_lance
+from modeling_dcclip.search.index.index import Hit, Index, may_fit, open_model
+from modeling_dcclip.search.index.indexing import Progress, Report, count_files, require_folders
+from modeling_dcclip.search.index.lance import LanceIndex, is_lance
+from modeling_dcclip.search.index.settings import BusyError, has_index, read_settings
+from modeling_dcclip.search.index.upgrade import upgrade_index
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
@@ -32,11 +34,9 @@ from modeling_dcclip.search.messages import (
     say,
     translate,
 )
-from modeling_dcclip.search.photos import read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, understand
-from modeling_dcclip.search.report import fields_of, find, status_of
-from modeling_dcclip.search.settings import BusyError, has_index, read_settings
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.photos.photos import read_example
+from modeling_dcclip.search.query.query import Filter, QueryWarning, understand
+from modeling_dcclip.search.serve.report import fields_of, find, status_of
 
 SHOWN_FAILURES = 3  # failures shown for each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
@@ -252,7 +252,9 @@ def _print_hit(hit: Hit):
 def run_serve(options: argparse.Namespace):
     """Serve the page or the API until the process is stopped."""
     if options.api:
-        from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
+        from modeling_dcclip.search.serve.api import (
+            ApiServer,  # the others start faster without a server
+        )
 
         model = _model(options) or Path(read_settings(options.index).model)
         _serve(partial(ApiServer, open_model(model, threads=None)), USES_MODEL, options)
@@ -280,9 +282,9 @@ def _serve_index(
     exclude: Sequence[str] | None,
 ):
     """Serve the page and index folders, or have the server of this index do it until that one ends."""
-    from modeling_dcclip.search.access import add_folders, sole_server
-    from modeling_dcclip.search.local_server import LOOPBACK
-    from modeling_dcclip.search.serve import Indexing, SearchServer
+    from modeling_dcclip.search.serve.access import add_folders, sole_server
+    from modeling_dcclip.search.serve.local_server import LOOPBACK
+    from modeling_dcclip.search.serve.page_server import Indexing, SearchServer
 
     def join():
         url = add_folders(options.index, folders, exclude)
@@ -313,7 +315,7 @@ def _serve_index(
 def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
     from tqdm import tqdm
 
-    from modeling_dcclip.search.local_server import LOOPBACK
+    from modeling_dcclip.search.serve.local_server import LOOPBACK
 
     ports = [*range(PORT, PORT + PORTS)] if options.port is None else [options.port]
     for port in ports:
@@ -366,7 +368,7 @@ def run_status(options: argparse.Namespace):
 def run_mcp(options: argparse.Namespace):
     """Serve the index to an assistant, over stdin and stdout, until it ends."""
     try:
-        from modeling_dcclip.search.mcp import make_server
+        from modeling_dcclip.search.serve.mcp import make_server
     except ModuleNotFoundError as error:
         if error.name not in ("mcp", "mcp_types", "pydantic"):
             raise

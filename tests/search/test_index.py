@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import indexing, vectors
-from modeling_dcclip.search.catalog import Database
-from modeling_dcclip.search.files import date_in_name, date_of_folder, search_text
-from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.index import Index, indexing, vectors
+from modeling_dcclip.search.index.catalog import Database
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.upgrade import upgrade_index
+from modeling_dcclip.search.photos.files import date_in_name, date_of_folder, search_text
+from modeling_dcclip.search.query.query import Filter, QueryWarning, embed_query
 from tests.color_model import save_color_model
 from tests.search.conftest import names
 
@@ -217,7 +216,7 @@ def refuse(*arguments, **options):
 def test_a_file_that_cannot_be_read_now_stays(filled, photos, monkeypatch):
     os.utime(photos / "red.jpg", (5, 5))
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_dcclip.search.photos.open_regular", refuse)
+        patch.setattr("modeling_dcclip.search.photos.photos.open_regular", refuse)
         report = filled.add(photos)
     assert report.failures == [(str(photos / "red.jpg"), "Permission denied")]
     assert names(filled.search("red", top=1)) == ["red.jpg"]

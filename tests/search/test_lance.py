@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import lance as lance_module
-from modeling_dcclip.search.bulk import EmbeddedImage, write_index
-from modeling_dcclip.search.lance import LanceIndex
+from modeling_dcclip.search.index import lance as lance_module
+from modeling_dcclip.search.index.bulk import EmbeddedImage, write_index
+from modeling_dcclip.search.index.lance import LanceIndex
 from tests.color_model import COLORS, save_color_model
 
 pytest.importorskip("lance", reason='pip install -e ".[lance]"')

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import PAGE, Indexing, SearchServer
+from modeling_dcclip.search.serve.page_server import PAGE, Indexing, SearchServer
 from tests.browser import Visit
 from tests.local_server import serving
 from tests.search.conftest import film

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip.search.files import Walk, patterns_of
-from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.photos.files import Walk, patterns_of
+from modeling_dcclip.search.photos.photos import UnreadablePhotoError, read_photo
 from tests.tiny import encoded
 
 
@@ -151,7 +151,7 @@ class FakeRaw(SimpleNamespace):
 def read_raw(tmp_path, monkeypatch):
     """Function that reads a raw photograph with a preview."""
     (tmp_path / "a.dng").write_bytes(b"raw")
-    monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: name)
+    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: name)
 
     def read_preview(kind, data):
         preview = kind and SimpleNamespace(format=kind, data=data)
@@ -178,7 +178,7 @@ def test_a_raw_photograph_without_a_preview_has_its_cause(read_raw):
 
 def test_without_its_package_a_raw_photograph_has_a_cause(tmp_path, monkeypatch):
     (tmp_path / "a.dng").write_bytes(b"raw")
-    monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)
+    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: None)
     failure = failure_of(tmp_path / "a.dng")
     assert failure.cause == "raw photographs need rawpy: pip install rawpy"
     assert not failure.is_lasting

@@ -14,8 +14,8 @@ import pytest
 from modeling_dcclip.search import command, commands
 from modeling_dcclip.search.commands import SHOWN_FAILURES
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import SearchServer
-from modeling_dcclip.search.settings import write_lock
+from modeling_dcclip.search.index.settings import write_lock
+from modeling_dcclip.search.serve.page_server import SearchServer
 from tests.local_server import free_port
 from tests.search.conftest import names
 

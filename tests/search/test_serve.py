@@ -12,18 +12,14 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from modeling_dcclip.search import (
-    command,
-    commands,
-    decoding,
-    local_server,
-    previews,
-)
-from modeling_dcclip.search.files import FileState
-from modeling_dcclip.search.hubs import BANK_FILE, write_bank
-from modeling_dcclip.search.index import Index, may_fit
-from modeling_dcclip.search.previews import Previews
-from modeling_dcclip.search.serve import Indexing, SearchServer
+from modeling_dcclip.search import command, commands
+from modeling_dcclip.search.index.hubs import BANK_FILE, write_bank
+from modeling_dcclip.search.index.index import Index, may_fit
+from modeling_dcclip.search.photos import decoding, previews
+from modeling_dcclip.search.photos.files import FileState
+from modeling_dcclip.search.photos.previews import Previews
+from modeling_dcclip.search.serve import local_server
+from modeling_dcclip.search.serve.page_server import Indexing, SearchServer
 from tests.local_server import client_of, serving
 
 

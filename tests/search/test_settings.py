@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.settings import (
+from modeling_dcclip.search.index.catalog import DamagedIndexError
+from modeling_dcclip.search.index.settings import (
     BACKUP,
     EARLIER_TEXTS,
     SETTINGS,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
-from modeling_dcclip.search.files import FileState
-from modeling_dcclip.search.query import LOOKED
-from modeling_dcclip.search.words import find_in, without_fillers
+from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.photos.files import FileState
+from modeling_dcclip.search.query.query import LOOKED
+from modeling_dcclip.search.query.words import find_in, without_fillers
 
 NAMES = [
     "2019/杭州/西湖.jpg",

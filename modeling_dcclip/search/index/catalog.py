@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling_dcclip.search.files import (
+from modeling_dcclip.search.messages import Message
+from modeling_dcclip.search.photos.files import (
     VIDEOS,
     FileState,
     date_in_name,
@@ -30,10 +31,9 @@ from modeling_dcclip.search.files import (
     extension_of,
     search_text,
 )
-from modeling_dcclip.search.messages import Message
-from modeling_dcclip.search.query import Filter
-from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search
-from modeling_dcclip.search.words import TABLES as WORD_TABLES
+from modeling_dcclip.search.query.query import Filter
+from modeling_dcclip.search.query.words import ENTER_WORDS, Found, name_words, search
+from modeling_dcclip.search.query.words import TABLES as WORD_TABLES
 
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;

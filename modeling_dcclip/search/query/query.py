@@ -11,7 +11,9 @@ from itertools import chain
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.dates import (
+from modeling_dcclip.search.messages import Message, UserError
+from modeling_dcclip.search.photos.files import search_text
+from modeling_dcclip.search.query.dates import (
     PUNCTUATION,
     Dates,
     end_of,
@@ -19,9 +21,7 @@ from modeling_dcclip.search.dates import (
     recurring,
     split_dates,
 )
-from modeling_dcclip.search.files import search_text
-from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.words import without_fillers
+from modeling_dcclip.search.query.words import without_fillers
 
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的

@@ -12,10 +12,10 @@ from starlette.datastructures import FormData, UploadFile
 
 from modeling_dcclip.handler import MAX_CHARACTERS, BadRequest
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.decoding import read_size
-from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.messages import Message
-from modeling_dcclip.search.photos import decode_sent
+from modeling_dcclip.search.photos.decoding import read_size
+from modeling_dcclip.search.photos.files import UnreadablePhotoError
+from modeling_dcclip.search.photos.photos import decode_sent
 
 TASK = "clip"
 FIELDS = {"visual": "image", "textual": "text"}  # a type of the task names the field with its input

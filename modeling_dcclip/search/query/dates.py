@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
-from modeling_dcclip.search.feasts import FEAST_NAMES, FEASTS, YEARS, feast_days, key_of
 from modeling_dcclip.search.messages import UserError
+from modeling_dcclip.search.query.feasts import FEAST_NAMES, FEASTS, YEARS, feast_days, key_of
 
 DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
 PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query

@@ -9,13 +9,13 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.catalog import Catalog
-from modeling_dcclip.search.decoding import date_taken
-from modeling_dcclip.search.files import FileState, content_digest
-from modeling_dcclip.search.index import Index, open_model
-from modeling_dcclip.search.indexing import EmbeddedImage, Outcome, enter
-from modeling_dcclip.search.lance import DIMENSIONS_PER_BYTE, write_lance
-from modeling_dcclip.search.photos import UnreadablePhotoError
+from modeling_dcclip.search.index.catalog import Catalog
+from modeling_dcclip.search.index.index import Index, open_model
+from modeling_dcclip.search.index.indexing import EmbeddedImage, Outcome, enter
+from modeling_dcclip.search.index.lance import DIMENSIONS_PER_BYTE, write_lance
+from modeling_dcclip.search.photos.decoding import date_taken
+from modeling_dcclip.search.photos.files import FileState, content_digest
+from modeling_dcclip.search.photos.photos import UnreadablePhotoError
 
 REPEATED = "another image has the same name"
 

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from modeling_dcclip.search.catalog import Catalog
+from modeling_dcclip.search.index.catalog import Catalog
 
 SEGMENT_ROWS = 512
 BLOCK_ROWS = 2048  # converted to float32 at once: 256 dimensions of them fit the second-level cache

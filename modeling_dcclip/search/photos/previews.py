@@ -9,13 +9,11 @@ from pathlib import Path
 from threading import Thread
 
 from PIL import Image
-from starlette.concurrency import run_in_threadpool
 
 from modeling_dcclip.image_dcclip import SUFFIXES
-from modeling_dcclip.search.decoding import read_size
-from modeling_dcclip.search.files import VIDEOS, extension_of
-from modeling_dcclip.search.local_server import Turns
-from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
+from modeling_dcclip.search.photos.decoding import read_size
+from modeling_dcclip.search.photos.files import VIDEOS, extension_of
+from modeling_dcclip.search.photos.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 WHOLE = 8192  # a zoomed photograph has more
@@ -40,36 +38,46 @@ class Previews:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # large images take much memory, so one at a time for each size
-        self._readers = {kind: Turns(wait_s=None) for kind in SIZES}
         with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
             folder.mkdir(0o700, parents=True, exist_ok=True)
         self._pruning = Thread(target=self._prune)
         self._pruning.start()
 
     def close(self):
-        """Let the previews in work end, and drop the others."""
-        for reader in self._readers.values():
-            reader.close()
+        """Wait until old previews have left the cache."""
         self._pruning.join()
 
-    async def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
+    def find(self, version: str, seconds: float | None, kind: str) -> bytes | None:
+        """JPEG that was made before; None without one. Arguments are those of `make`."""
+        cached = self._cached(version, seconds, kind)
+        with suppress(OSError):
+            content = cached.read_bytes()
+            os.utime(cached)  # it was used now
+            return content
+        return None
+
+    def make(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
         """JPEG of a file, at most `SIZES[kind]` pixels per side, without metadata.
 
         Args:
             path: Path of the file, which has not changed since it was indexed.
             version: `Hit.version`.
             seconds: Time of the key frame of a video; None for a photograph.
-            kind: `thumbnail` or `photo`.
+            kind: Key of `SIZES`.
 
         Raises:
             UnreadablePhotoError: The file cannot be read or decoded.
         """
-        cached = self._cached(version, seconds, kind)
-        content = await run_in_threadpool(_read_cached, cached)
-        if content is not None:
+        if (content := self.find(version, seconds, kind)) is not None:  # made meanwhile
             return content
-        return await self._readers[kind].run(_make, cached, path, SIZES[kind], seconds or 0)
+        content = make_thumbnail(path, SIZES[kind], seconds or 0)
+        cached = self._cached(version, seconds, kind)
+        partial = cached.with_suffix(f".{threading.get_ident()}")
+        with suppress(OSError):
+            cached.parent.mkdir(exist_ok=True)
+            partial.write_bytes(content)
+            partial.replace(cached)
+        return content
 
     def ratio(self, path: str, version: str, seconds: float | None) -> float:
         """Width of a photograph divided by its height, from the header of the file or of its thumbnail."""
@@ -87,27 +95,6 @@ class Previews:
                 size += status.st_size
                 if size > MAX_BYTES or path.suffix != ".jpg":
                     path.unlink()
-
-
-def _read_cached(cached: Path) -> bytes | None:
-    with suppress(OSError):
-        content = cached.read_bytes()
-        os.utime(cached)  # it was used now
-        return content
-    return None
-
-
-def _make(cached: Path, path: str, edge: int, seconds: float) -> bytes:
-    """Make a preview, unless a request before has made it."""
-    if (content := _read_cached(cached)) is not None:
-        return content
-    content = make_thumbnail(path, edge, seconds)
-    partial = cached.with_suffix(f".{threading.get_ident()}")
-    with suppress(OSError):
-        cached.parent.mkdir(exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(cached)
-    return content
 
 
 @lru_cache(maxsize=100_000)

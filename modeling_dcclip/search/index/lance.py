@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.dates import end_of, recurring
-from modeling_dcclip.search.files import FileState, date_in_name, search_text
-from modeling_dcclip.search.index import Hit, open_model, warn_of_outdated
-from modeling_dcclip.search.indexing import EmbeddedImage
+from modeling_dcclip.search.index.index import Hit, open_model, warn_of_outdated
+from modeling_dcclip.search.index.indexing import EmbeddedImage
+from modeling_dcclip.search.index.space import Space
 from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.query import Filter, embed_query
-from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.photos.files import FileState, date_in_name, search_text
+from modeling_dcclip.search.query.dates import end_of, recurring
+from modeling_dcclip.search.query.query import Filter, embed_query
 
 if TYPE_CHECKING:
     import lance

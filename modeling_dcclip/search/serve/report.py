@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput
-from modeling_dcclip.search.hubs import BANK_FILE
-from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.lance import LanceIndex
+from modeling_dcclip.search.index.hubs import BANK_FILE
+from modeling_dcclip.search.index.index import Hit, Index
+from modeling_dcclip.search.index.lance import LanceIndex
 from modeling_dcclip.search.messages import translate
-from modeling_dcclip.search.query import LOOKED, Filter
+from modeling_dcclip.search.query.query import LOOKED, Filter
 
 
 def find(

@@ -9,13 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
-from modeling_dcclip.search.fit import NOUNS
-from modeling_dcclip.search.hubs import Hubs, read_bank
-from modeling_dcclip.search.index import Index, open_model
-from modeling_dcclip.search.indexing import Progress, Report, update
-from modeling_dcclip.search.messages import UserError
-from modeling_dcclip.search.settings import (
+from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.index.hubs import Hubs, read_bank
+from modeling_dcclip.search.index.index import Index, open_model
+from modeling_dcclip.search.index.indexing import Progress, Report, update
+from modeling_dcclip.search.index.settings import (
     UPGRADE,
     Settings,
     create_catalog,
@@ -23,8 +21,10 @@ from modeling_dcclip.search.settings import (
     read_upgrade,
     write_settings,
 )
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.vectors import VectorStore
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.vectors import VectorStore
+from modeling_dcclip.search.messages import UserError
+from modeling_dcclip.search.query.fit import NOUNS
 
 
 def upgrade_index(

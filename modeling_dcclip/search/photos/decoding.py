@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import ORIENTATION, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
 from modeling_dcclip.search.messages import cause_of
+from modeling_dcclip.search.photos.files import RAW_PHOTOS, UnreadablePhotoError
 
 EXIF_IFD = 0x8769
 DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x0132, 0x9003, 0x9004
@@ -311,7 +311,7 @@ def _decode_in_process(file: BinaryIO, options: dict[str, Any]) -> tuple[str | N
         os.lseek(file.fileno(), 0, os.SEEK_SET)  # which a buffered file reads ahead
     # not -m, which would import what lies in the current folder
     code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
-    package = Path(__file__).parents[2]
+    package = Path(__file__).parents[3]
     command = [sys.executable, "-P", "-c", code, str(package), json.dumps(options)]
     with subprocess.Popen(
         command, stdin=file if is_file else subprocess.PIPE, stdout=subprocess.PIPE

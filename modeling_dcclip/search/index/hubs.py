@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.catalog import Catalog
-from modeling_dcclip.search.fit import hub_numbers
+from modeling_dcclip.search.index.catalog import Catalog
+from modeling_dcclip.search.index.vectors import SEGMENT_ROWS, VectorStore
 from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.vectors import SEGMENT_ROWS, VectorStore
+from modeling_dcclip.search.query.fit import hub_numbers
 
 BANK_FILE = "bank.safetensors"
 MAX_BYTES = 2**20

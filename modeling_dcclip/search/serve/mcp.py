@@ -18,12 +18,12 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from pydantic import Field
 
 from modeling_dcclip import __version__
-from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.lance import LanceIndex
+from modeling_dcclip.search.index.index import Hit, Index
+from modeling_dcclip.search.index.lance import LanceIndex
 from modeling_dcclip.search.messages import UserError, message_of
-from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, understand
-from modeling_dcclip.search.report import fields_of, find, status_of
+from modeling_dcclip.search.photos.photos import UnreadablePhotoError, make_thumbnail, read_example
+from modeling_dcclip.search.query.query import Filter, QueryWarning, understand
+from modeling_dcclip.search.serve.report import fields_of, find, status_of
 
 PREVIEW = 256  # pixels of the longer side
 MAX_HITS = 50

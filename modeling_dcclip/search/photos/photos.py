@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import SUFFIXES, lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, decode_photo
-from modeling_dcclip.search.files import (
+from modeling_dcclip.search.messages import UserError, cause_of
+from modeling_dcclip.search.photos.decoding import MEMORY, PAGE_MEMORY, decode_photo
+from modeling_dcclip.search.photos.files import (
     RAW_PHOTOS,
     VIDEOS,
     FileState,
@@ -20,8 +21,7 @@ from modeling_dcclip.search.files import (
     content_digest,
     extension_of,
 )
-from modeling_dcclip.search.messages import UserError, cause_of
-from modeling_dcclip.search.video import read_frame, read_frames
+from modeling_dcclip.search.photos.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 THUMBNAIL = 320  # pixels of the longer side

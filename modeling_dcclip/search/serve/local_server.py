@@ -35,8 +35,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.search.access import KEY_HEADER, Access, is_other_user, is_same
 from modeling_dcclip.search.messages import Message, message_of, translate
+from modeling_dcclip.search.serve.access import KEY_HEADER, Access, is_other_user, is_same
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.search.decoding import current_budget
-from modeling_dcclip.search.files import UnreadablePhotoError
+from modeling_dcclip.search.photos.decoding import current_budget
+from modeling_dcclip.search.photos.files import UnreadablePhotoError
 
 INTERVAL_S = 10
 MAX_FRAMES = 20

@@ -21,21 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.fit import (
-    FIRST,
-    MAYBE,
-    NOUNS,
-    correct,
-    judge,
-    name_share,
-    standardize,
-)
-from modeling_dcclip.search.hubs import Hubs, read_bank
-from modeling_dcclip.search.indexing import Progress, Report, update
-from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, embed_query
-from modeling_dcclip.search.settings import (
+from modeling_dcclip.search.index.catalog import File, distinct_files
+from modeling_dcclip.search.index.hubs import Hubs, read_bank
+from modeling_dcclip.search.index.indexing import Progress, Report, update
+from modeling_dcclip.search.index.settings import (
     BusyError,
     Settings,
     check_data,
@@ -48,9 +37,20 @@ from modeling_dcclip.search.settings import (
     write_lock,
     write_settings,
 )
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.vectors import VectorStore, best_of_each, largest
-from modeling_dcclip.search.words import Found, find_in
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.vectors import VectorStore, best_of_each, largest
+from modeling_dcclip.search.messages import Message, UserError
+from modeling_dcclip.search.query.fit import (
+    FIRST,
+    MAYBE,
+    NOUNS,
+    correct,
+    judge,
+    name_share,
+    standardize,
+)
+from modeling_dcclip.search.query.query import LOOKED, Filter, QueryWarning, embed_query
+from modeling_dcclip.search.query.words import Found, find_in
 
 AT_ONCE = 10_000  # vectors in memory
 AHEAD = 2.0  # more than any cosine similarity, so what words find comes first

@@ -25,11 +25,11 @@ from filelock import FileLock, Timeout
 
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
-from modeling_dcclip.search.files import fingerprint
+from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError, Database
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.vectors import VectorStore
 from modeling_dcclip.search.messages import Message, UserError, cause_of, joined, message_of
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.vectors import VectorStore
+from modeling_dcclip.search.photos.files import fingerprint
 
 FORMAT = "dcclip-index"
 VERSION = 5

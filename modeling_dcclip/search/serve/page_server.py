@@ -30,18 +30,18 @@ from starlette.staticfiles import StaticFiles
 
 from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
-from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.decoding import give_memory_back
-from modeling_dcclip.search.files import UnreadablePhotoError, fingerprint
-from modeling_dcclip.search.index import Hit, Index, hits_of, may_fit
-from modeling_dcclip.search.indexing import Progress, Report, require_folders
-from modeling_dcclip.search.local_server import Json, LocalServer, Turns, translated
+from modeling_dcclip.search.index.catalog import File
+from modeling_dcclip.search.index.index import Hit, Index, hits_of, may_fit
+from modeling_dcclip.search.index.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
-from modeling_dcclip.search.photos import decode_sent, encode_thumbnail
-from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
-from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
-from modeling_dcclip.search.report import find
+from modeling_dcclip.search.photos.decoding import give_memory_back
+from modeling_dcclip.search.photos.files import UnreadablePhotoError, fingerprint
+from modeling_dcclip.search.photos.photos import decode_sent, encode_thumbnail
+from modeling_dcclip.search.photos.previews import SIZES, Previews, cache_folder
+from modeling_dcclip.search.query.query import LOOKED, Filter, QueryWarning, understand
+from modeling_dcclip.search.serve.access import KEY_HEADER, is_same, read_access, write_access
+from modeling_dcclip.search.serve.local_server import Json, LocalServer, Turns, translated
+from modeling_dcclip.search.serve.report import find
 
 # photographs in an answer, and at most
 TOP = 60
@@ -173,6 +173,8 @@ class SearchServer(LocalServer):
         self.encoder = Turns()  # one example image at a time, because each takes memory
         self.examples: OrderedDict[str, Example] = OrderedDict()
         self.previews = Previews(cache_folder())
+        # large images take much memory, so one at a time for each size
+        self.makers = {kind: Turns(wait_s=None) for kind in SIZES}
         mimetypes.add_type("text/javascript", ".js")  # Windows may have a different type
         routes = [
             Route("/", FileResponse(PAGE / "page.html")),
@@ -195,7 +197,7 @@ class SearchServer(LocalServer):
     def close(self):
         """Stop listening and decoding."""
         super().close()
-        for each in (self.previews, self.queries, self.encoder):
+        for each in (*self.makers.values(), self.previews, self.queries, self.encoder):
             each.close()
 
     async def search(self, request: Request) -> Response:
@@ -235,7 +237,10 @@ class SearchServer(LocalServer):
         """A photograph, or the frame of a video, in one of two sizes."""
         file = await run_in_threadpool(self._file, request)
         kind = request.scope["route"].name
-        content = await self.previews.read(file.path, file.state.version, file.seconds, kind)
+        wanted = file.state.version, file.seconds, kind
+        content = await run_in_threadpool(self.previews.find, *wanted)
+        if content is None:
+            content = await self.makers[kind].run(self.previews.make, file.path, *wanted)
         # what has its version in its address lasts
         headers = {"Cache-Control": LASTING} if "version" in request.query_params else None
         return Response(content, headers=headers, media_type="image/jpeg")

@@ -20,12 +20,12 @@ from PIL import Image
 
 from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.catalog import Catalog
-from modeling_dcclip.search.decoding import MEMORY
-from modeling_dcclip.search.files import FileState, Walk, patterns_of
+from modeling_dcclip.search.index.catalog import Catalog
+from modeling_dcclip.search.index.vectors import VectorStore
 from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.vectors import VectorStore
+from modeling_dcclip.search.photos.decoding import MEMORY
+from modeling_dcclip.search.photos.files import FileState, Walk, patterns_of
+from modeling_dcclip.search.photos.photos import UnreadablePhotoError, read_photo
 
 # a commit after so many files or seconds: what a kill may lose
 COMMIT_FILES = 512

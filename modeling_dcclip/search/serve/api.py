@@ -14,10 +14,10 @@ from starlette.routing import Route
 
 from modeling_dcclip.handler import BadRequest, answer
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.immich import predict, read_form
-from modeling_dcclip.search.local_server import Json, LocalServer, Turns
 from modeling_dcclip.search.messages import print_note
-from modeling_dcclip.search.photos import decode_sent
+from modeling_dcclip.search.photos.photos import decode_sent
+from modeling_dcclip.search.serve.immich import predict, read_form
+from modeling_dcclip.search.serve.local_server import Json, LocalServer, Turns
 
 MAX_BODY = 64 * 2**20  # bytes of a request
 MAX_FIELD = 2**16  # bytes of a field of a form that is not a file
