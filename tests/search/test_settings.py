@@ -60,7 +60,7 @@ def copy_from_another_index(path):
 
 
 LOSE_THE_VECTORS = "DELETE FROM segments"
-VERSION = "PRAGMA user_version = 0"  # as of a version whose catalogs did not name their index
+VERSION = "PRAGMA application_id = 0"  # as of an earlier version
 DAMAGES = [Path.unlink, cut_in_half, copy_from_another_index]
 DAMAGES += [
     partial(change, statement=statement)

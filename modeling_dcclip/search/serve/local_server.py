@@ -2,8 +2,7 @@
 
 Starlette routes the requests, and uvicorn speaks HTTP. What is ours: a request is answered only for addresses and the
 names of this machine, so that no other site can reach the server through a name of its own, and only if no page of
-another site sends it. The page is shown to those who have its token. Bodies, connections and the time of each request
-have limits.
+another site sends it. The page is shown to those who have its token. Bodies and connections have limits.
 """
 
 import asyncio
@@ -31,7 +30,6 @@ from starlette.routing import BaseRoute
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from modeling_dcclip.handler import BadRequest
@@ -45,18 +43,16 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 ELSEWHERE = ("192.0.2.1", 9)  # an address on no network, which takes the usual way out
 COOKIE_S = 365 * 24 * 3600
-# for a whole request, and then for its answer, however slowly the bytes come
+# for the body of a request, and for the next request of a connection
 REQUEST_S = 60
-ANSWER_S = 600
-GRACE_S = 1.0  # for answers in work when the server is stopped
+GRACE_S = 1  # for answers in work when the server is stopped
 WAIT_S = 60  # for the requests before
 MAX_ADDRESS = 2**14  # characters; a Chinese character of a query takes nine
 MAX_IN_FLIGHT = 2**28  # bytes of all bodies that are in memory
 # bytes that are read of a body that is too large, so that the client reads the answer
 MAX_DRAINED = 2**28
 BACKLOG = 32  # connections that the system accepts for the server, and asyncio at once
-# connections without a request; files need descriptors as well, and a process may have 256
-MAX_IDLE = 64
+MAX_CONNECTIONS = 200  # files need descriptors as well, and a process may have 256
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; media-src 'self'; "
     "script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -102,7 +98,7 @@ class LocalServer:
         self._app = Starlette(routes=routes, exception_handlers=handlers)
         config = Config(
             self,
-            http=_Connection,
+            http="h11",
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -112,6 +108,9 @@ class LocalServer:
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
+            timeout_keep_alive=REQUEST_S,
+            timeout_graceful_shutdown=GRACE_S,
+            limit_concurrency=MAX_CONNECTIONS,
         )
         self._server = Server(config)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -344,47 +343,3 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-class _Connection(H11Protocol):
-    """Connection that ends if a request or its answer takes too long, or if it idles while many others are open."""
-
-    def connection_made(self, transport: asyncio.Transport):  # type: ignore[override]
-        super().connection_made(transport)
-        self.timer = self._start(REQUEST_S)
-        idle = [
-            connection
-            for connection in self.connections
-            if isinstance(connection, _Connection) and connection.is_idle
-        ]
-        if len(idle) > MAX_IDLE:
-            min(idle, key=lambda each: each.timer.when()).transport.abort()
-
-    def connection_lost(self, exc: Exception | None):
-        super().connection_lost(exc)
-        self.timer.cancel()
-
-    def handle_events(self):
-        cycle = self.cycle
-        super().handle_events()
-        if self.cycle is not cycle:
-            self.timer.cancel()
-            self.timer = self._start(ANSWER_S)
-
-    def on_response_complete(self):
-        self.timer.cancel()
-        self.timer = self._start(REQUEST_S)
-        super().on_response_complete()
-
-    def shutdown(self):
-        super().shutdown()
-        self._start(GRACE_S)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it is open, and no request is being answered."""
-        is_free = self.cycle is None or self.cycle.response_complete
-        return is_free and not self.transport.is_closing()
-
-    def _start(self, seconds: float) -> asyncio.TimerHandle:
-        return self.loop.call_later(seconds, self.transport.abort)
