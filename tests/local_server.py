@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.testclient import TestClient
 
-from modeling_dcclip.search.local_server import LocalServer
+from modeling_dcclip.search.serve.local_server import LocalServer
 
 Server = TypeVar("Server", bound=BaseServer | LocalServer)
 

@@ -35,7 +35,11 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         entry_points = archive.read(
             next(n for n in names if n.endswith("entry_points.txt"))
         ).decode()
-    expected = ("search/page/page.js", "search/openapi.json", "integrations/open_clip.py")
+    expected = (
+        "search/serve/page/page.js",
+        "search/serve/openapi.json",
+        "integrations/open_clip.py",
+    )
     assert {f"modeling_dcclip/{each}" for each in expected} <= {*names}
     assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {
         "modeling_dcclip"
@@ -43,8 +47,9 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
     assert {*metadata.get_all("Provides-Extra")} == {
         "lance",
         "mcp",
-        "ocr",
+        "raw",
         "runtime",
+        "search",
         "torch",
         "video",
     }

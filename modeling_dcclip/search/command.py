@@ -5,7 +5,6 @@ dcclip index ~/Photos
 dcclip search 海边的日落
 dcclip search a dog in the snow --not people --after 2023
 dcclip serve --open
-dcclip duplicates
 dcclip status
 dcclip index --upgrade NEW_MODEL
 dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
@@ -30,20 +29,19 @@ from modeling_dcclip.search.messages import (
 )
 
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
-RUNTIME_PACKAGES = (
+# of the extra `search`
+PACKAGES = (
+    "PIL",
     "filelock",
     "holidays",
     "numpy",
     "onnxruntime",
-    "pillow",
     "safetensors",
-    "segno",
-    "send2trash",
     "starlette",
     "tokenizers",
     "tqdm",
     "uvicorn",
-)  # the extra `runtime`
+)
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
 
@@ -221,21 +219,6 @@ COMMANDS = {
             ),
         ],
     ),
-    "duplicates": (
-        "List near duplicates in an index.",
-        [
-            INDEX,
-            _option(
-                "--threshold",
-                metavar="COSINE",
-                type=float,
-                default=0.945,
-                help="Lowest cosine similarity to the first photograph of a group, 0.945 to 1. "
-                "Default: 0.945, which finds copies that a messenger has compressed.",
-            ),
-            _option("--json", action="store_true", help="Print a JSON list of groups."),
-        ],
-    ),
     "status": (
         "Show the folders, model and size of an index, and what it left out.",
         [INDEX, _option("--json", action="store_true", help="Print a JSON object.")],
@@ -350,15 +333,10 @@ def _run(options: argparse.Namespace):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (*RUNTIME_PACKAGES, "PIL"):
+        if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
-        _exit(
-            Message(
-                "{} is not installed. Run: pip install {}",
-                error.name,
-                " ".join(RUNTIME_PACKAGES),
-            )
-        )
+        text = '{} is not installed; it comes with the extra `search`. Run: pip install "dcclip[search]"'
+        _exit(Message(text, error.name))
     except (ValueError, OSError) as error:
         _exit(message_of(error))
     except KeyboardInterrupt:

@@ -1,5 +1,5 @@
-"""What the `dcclip` command runs: index folders of photographs, search and serve an index, list duplicates, show the
-status, and label an image.
+"""What the `dcclip` command runs: index folders of photographs, search and serve an index, show the status, and label
+an image.
 """
 
 import argparse
@@ -10,16 +10,17 @@ import time
 import warnings
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Hit, Index, may_fit, open_model
-from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
-from modeling_dcclip.search.lance import LanceIndex, is_lance
+from modeling_dcclip.search.index.index import Hit, Index, may_fit, open_model
+from modeling_dcclip.search.index.indexing import Progress, Report, count_files, require_folders
+from modeling_dcclip.search.index.lance import LanceIndex, is_lance
+from modeling_dcclip.search.index.settings import BusyError, has_index, read_settings
+from modeling_dcclip.search.index.upgrade import upgrade_index
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
@@ -33,12 +34,9 @@ from modeling_dcclip.search.messages import (
     say,
     translate,
 )
-from modeling_dcclip.search.photos import read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, understand
-from modeling_dcclip.search.report import fields_of, status_of
-from modeling_dcclip.search.settings import BusyError, has_index, read_settings
-from modeling_dcclip.search.texts import TextReader, find, is_available
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.photos.photos import read_example
+from modeling_dcclip.search.query.query import Filter, QueryWarning, understand
+from modeling_dcclip.search.serve.report import fields_of, find, status_of
 
 SHOWN_FAILURES = 3  # failures shown for each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
@@ -175,7 +173,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     say("{} in the index: {} ({:.1f} s)", count_files(files), joined(counts), report.seconds)
     if report.lost:
         say(
-            "the index was damaged ({}), and all its photographs were embedded again",
+            "the old index could not be used ({}), and all photographs were embedded again",
             Message(report.lost),
         )
     for message, paths in report.left_out():
@@ -210,9 +208,7 @@ def run_search(options: argparse.Namespace):
         without += options.without
         images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
-        total = len(hits)  # a recompressed copy is part of the hit of its photograph
-        if total >= options.top:
-            total = index.count(chosen)
+        total = len(hits) if len(hits) < options.top else index.count(chosen)
         if not len(index):
             print_note("the index has no photographs. Run dcclip index FOLDER")
         elif not hits:
@@ -242,10 +238,8 @@ def run_search(options: argparse.Namespace):
 def _print_hit(hit: Hit):
     parts = [] if hit.score is None else [f"{hit.score:.3f}"]
     parts += [hit.taken[:10], hit.path]
-    if hit.match is not None:
-        words = ", ".join(hit.words)
-        is_text = hit.match == "text"
-        parts.append(translate(Message("(text: {})" if is_text else "(name: {})", words)))
+    if hit.words:
+        parts.append(translate(Message("(name: {})", ", ".join(hit.words))))
     if hit.time:
         parts.append(translate(Message("(at {})", hit.time)))
     if hit.copies:
@@ -258,7 +252,9 @@ def _print_hit(hit: Hit):
 def run_serve(options: argparse.Namespace):
     """Serve the page or the API until the process is stopped."""
     if options.api:
-        from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
+        from modeling_dcclip.search.serve.api import (
+            ApiServer,  # the others start faster without a server
+        )
 
         model = _model(options) or Path(read_settings(options.index).model)
         _serve(partial(ApiServer, open_model(model, threads=None)), USES_MODEL, options)
@@ -286,9 +282,9 @@ def _serve_index(
     exclude: Sequence[str] | None,
 ):
     """Serve the page and index folders, or have the server of this index do it until that one ends."""
-    from modeling_dcclip.search.access import add_folders, sole_server
-    from modeling_dcclip.search.local_server import LOOPBACK
-    from modeling_dcclip.search.serve import Indexing, SearchServer
+    from modeling_dcclip.search.serve.access import add_folders, sole_server
+    from modeling_dcclip.search.serve.local_server import LOOPBACK
+    from modeling_dcclip.search.serve.page_server import Indexing, SearchServer
 
     def join():
         url = add_folders(options.index, folders, exclude)
@@ -319,7 +315,7 @@ def _serve_index(
 def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
     from tqdm import tqdm
 
-    from modeling_dcclip.search.local_server import LOOPBACK
+    from modeling_dcclip.search.serve.local_server import LOOPBACK
 
     ports = [*range(PORT, PORT + PORTS)] if options.port is None else [options.port]
     for port in ports:
@@ -339,42 +335,17 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                 port,
                 Message(cause_of(error)),
             ) from error
-    with server, ExitStack() as stack, suppress(KeyboardInterrupt):  # how a user ends it
-        if hasattr(server, "index") and is_available():
-            stack.enter_context(TextReader(server.index, server.is_busy))
+    with server, suppress(KeyboardInterrupt):  # how a user ends it
         with tqdm.external_write_mode():  # not in the line of the bar
             print(server.url, flush=True)
             if port != ports[0]:
                 print_note("port {} is taken, so the page is at port {}", ports[0], port)
             if options.host not in LOOPBACK:
                 print_note(risk)
-                if server.access is not None and sys.stdout.isatty():
-                    import segno
-
-                    segno.make(server.url, micro=False).terminal(compact=True)
             print_note("press Ctrl+C to stop")
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
-
-
-def run_duplicates(options: argparse.Namespace):
-    """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
-    with Index.open(options.index) as index, _notes_printed():
-        groups = find_duplicates(index, options.threshold)
-    if options.json:
-        print_json([[each._asdict() for each in group] for group in groups])
-        return
-    freed = 0
-    for group in groups:
-        for each in group:
-            print_line(f"{each.score:.3f}  {each.path}")
-        print()
-        sizes = [each.bytes for each in group]
-        freed += sum(sizes) - max(sizes)
-    say(
-        "groups: {:,}. Keeping the largest file of each frees {:,.1f} MB.", len(groups), freed / 1e6
-    )
 
 
 def run_status(options: argparse.Namespace):
@@ -397,7 +368,7 @@ def run_status(options: argparse.Namespace):
 def run_mcp(options: argparse.Namespace):
     """Serve the index to an assistant, over stdin and stdout, until it ends."""
     try:
-        from modeling_dcclip.search.mcp import make_server
+        from modeling_dcclip.search.serve.mcp import make_server
     except ModuleNotFoundError as error:
         if error.name not in ("mcp", "mcp_types", "pydantic"):
             raise
@@ -454,7 +425,6 @@ RUN = {
     "search": run_search,
     "serve": run_serve,
     "browse": run_browse,
-    "duplicates": run_duplicates,
     "status": run_status,
     "mcp": run_mcp,
     "label": run_label,

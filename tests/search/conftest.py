@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.search import command
-from modeling_dcclip.search import index as index_module
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.index import index as index_module
+from modeling_dcclip.search.serve.page_server import SearchServer
 from tests.local_server import client_of
 
 RGB = {

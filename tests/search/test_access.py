@@ -11,9 +11,9 @@ from urllib.request import build_opener
 import pytest
 from starlette.testclient import TestClient
 
-from modeling_dcclip.search import access
-from modeling_dcclip.search.access import FILE, KEY_HEADER, read_access, write_access
-from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.serve import access
+from modeling_dcclip.search.serve.access import FILE, KEY_HEADER, read_access, write_access
+from modeling_dcclip.search.serve.page_server import SearchServer
 from tests.tiny import ROOT
 
 

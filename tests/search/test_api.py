@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import api, command, decoding
-from modeling_dcclip.search.api import ApiServer
+from modeling_dcclip.search import command
+from modeling_dcclip.search.photos import decoding
+from modeling_dcclip.search.serve import api
+from modeling_dcclip.search.serve.api import ApiServer
 from tests.local_server import client_of
 
 

@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 
-from modeling_dcclip.search.dates import recurring, split_dates
 from modeling_dcclip.search.messages import UserError
+from modeling_dcclip.search.query.dates import recurring, split_dates
 
 TODAY = date(2026, 7, 15)  # a Wednesday
 

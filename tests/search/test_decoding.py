@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import image_dcclip
-from modeling_dcclip.search import decoding
-from modeling_dcclip.search.decoding import MEMORY, Budget, decode_photo
-from modeling_dcclip.search.files import UnreadablePhotoError
+from modeling_dcclip.search.photos import decoding
+from modeling_dcclip.search.photos.decoding import MEMORY, Budget, decode_photo
+from modeling_dcclip.search.photos.files import UnreadablePhotoError
 from tests.tiny import encoded
 
 SIZE = (160, 120)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_dcclip.search.fit import (
+from modeling_dcclip.search.query.fit import (
     FIRST,
     NOUNS,
     correct,

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.fit import hub_numbers
-from modeling_dcclip.search.hubs import BANK_FILE, Hubs, read_bank, write_bank
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.index.hubs import BANK_FILE, Hubs, read_bank, write_bank
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.upgrade import upgrade_index
+from modeling_dcclip.search.query.fit import hub_numbers
 
 CAPTIONS = ["red", "green", "red green", "white"]
 
@@ -50,11 +50,15 @@ def test_numbers_are_stored_by_indexing_and_computed_where_they_are_missing(
         index.catalog.execute("DELETE FROM hubs")
         ranked = [(hit.path, hit.score) for hit in index.search("red")]
         np.testing.assert_allclose(index.hubs.numbers(count, index.bank, index.nouns), expected)
-        monkeypatch.setattr("modeling_dcclip.search.photos.read_photo", None)  # opens no photograph
+        monkeypatch.setattr(
+            "modeling_dcclip.search.photos.photos.read_photo", None
+        )  # opens no photograph
         index.add()
         assert index.catalog.value("SELECT count(*) FROM hubs") == 1
     with Index.open(tmp_path / "index", model) as again:
-        monkeypatch.setattr("modeling_dcclip.search.hubs.hub_numbers", None)  # they are stored
+        monkeypatch.setattr(
+            "modeling_dcclip.search.index.hubs.hub_numbers", None
+        )  # they are stored
         assert [(hit.path, hit.score) for hit in again.search("red")] == ranked
         with pytest.raises(TypeError):  # of a different bank
             again.hubs.numbers(count, None, again.nouns)

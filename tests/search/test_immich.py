@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import api, decoding
-from modeling_dcclip.search.api import ApiServer
+from modeling_dcclip.search.photos import decoding
+from modeling_dcclip.search.serve import api
+from modeling_dcclip.search.serve.api import ApiServer
 from tests.local_server import client_of, serving
 from tests.tiny import encoded
 

@@ -15,14 +15,12 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import indexing, vectors
-from modeling_dcclip.search.catalog import Database
-from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import date_in_name, date_of_folder, search_text
-from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
-from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.index import Index, indexing, vectors
+from modeling_dcclip.search.index.catalog import Database
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.index.upgrade import upgrade_index
+from modeling_dcclip.search.photos.files import date_in_name, date_of_folder, search_text
+from modeling_dcclip.search.query.query import Filter, QueryWarning, embed_query
 from tests.color_model import save_color_model
 from tests.search.conftest import names
 
@@ -180,7 +178,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     (photos / "a link.jpg").symlink_to(photos / "z.jpg")
     os.link(photos / "white.png", photos / "white too.png")
     index.add(photos)
-    assert not find_duplicates(index, 0.9999)
     assert {hit.copies for hit in index.search("red")} == {()}
 
 
@@ -219,7 +216,7 @@ def refuse(*arguments, **options):
 def test_a_file_that_cannot_be_read_now_stays(filled, photos, monkeypatch):
     os.utime(photos / "red.jpg", (5, 5))
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_dcclip.search.photos.open_regular", refuse)
+        patch.setattr("modeling_dcclip.search.photos.photos.open_regular", refuse)
         report = filled.add(photos)
     assert report.failures == [(str(photos / "red.jpg"), "Permission denied")]
     assert names(filled.search("red", top=1)) == ["red.jpg"]
@@ -318,11 +315,11 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(
     filled, photos, color_model, patterns, left
 ):
     filled.add(photos, exclude=patterns)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     filled.add(photos)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     upgrade_index(filled, color_model, truncate_dim=12)
-    assert {*names(filled.catalog.files())} == left
+    assert {*names(filled.newest())} == left
     filled.add(exclude=[""])
     assert len(filled) == 5
     assert filled.folders == {photos: []}
@@ -381,7 +378,7 @@ def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos
 
 
 def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatch):
-    before = filled.catalog.files()
+    before = filled.newest()
     paint(photos / "new.jpg", "red", width=33)
 
     def full(*arguments):
@@ -392,7 +389,7 @@ def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatc
         message = r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is"
         with pytest.raises(OSError, match=message):
             filled.add(photos)
-    assert filled.catalog.files() == before
+    assert filled.newest() == before
     assert filled.add(photos).found == len(filled) == 6
 
 

@@ -1,17 +1,19 @@
 """Collections in Lance: found with filters and without loading all vectors, and refused if they do not fit."""
 
 import shutil
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import lance as lance_module
-from modeling_dcclip.search.bulk import EmbeddedImage, write_index
-from modeling_dcclip.search.lance import LanceIndex
+from modeling_dcclip.search.index import lance as lance_module
+from modeling_dcclip.search.index.bulk import EmbeddedImage, write_index
+from modeling_dcclip.search.index.lance import LanceIndex
 from tests.color_model import COLORS, save_color_model
 
-lance = pytest.importorskip("lance", reason='pip install -e ".[lance]"')
+pytest.importorskip("lance", reason='pip install -e ".[lance]"')
 PHOTOS = 600
 
 
@@ -111,18 +113,31 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("damage", [cut, lambda file: file.unlink()])
-@pytest.mark.parametrize("pattern", ["data/*.lance", "_versions/*", "_indices/*/*.idx"])
-def test_damage_is_named(copied, damage, pattern):
-    for file in copied.glob(pattern):
-        damage(file)
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        *product(("_versions/*", "_indices/*/*"), (cut, flip, Path.unlink)),
+        *product(("data/*.lance",), (cut, Path.unlink)),
+        ("checksums.txt", flip),
+    ],
+)
+def test_damage_of_any_file_is_named_before_a_search(copied, pattern, damage):
+    damage(max(copied.glob(pattern)))
     with pytest.raises(ValueError, match=r"index: .* is damaged \(.*training/embed\.py"):
-        LanceIndex(copied).search("red")
+        LanceIndex(copied)
 
 
-def test_a_data_set_of_someone_else_is_refused(tmp_path):
-    import pyarrow as pa
-
-    lance.write_dataset(pa.table({"vector": [1.0]}), tmp_path / "theirs")
+@pytest.mark.parametrize("change", ["no checksums", "version"])
+def test_a_data_set_of_someone_else_or_of_another_version_is_refused(copied, monkeypatch, change):
+    if change == "version":
+        monkeypatch.setattr(lance_module, "VERSION", 99)
+    else:
+        (copied / "checksums.txt").unlink()
     with pytest.raises(ValueError, match="did not write"):
-        LanceIndex(tmp_path / "theirs")
+        LanceIndex(copied)

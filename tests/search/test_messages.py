@@ -21,7 +21,7 @@ from modeling_dcclip.search.messages import (
 )
 
 PACKAGE = Path(modeling_dcclip.__file__).parent
-SOURCES = [PACKAGE / "handler.py", *(PACKAGE / "search").glob("*.py")]
+SOURCES = [PACKAGE / "handler.py", *(PACKAGE / "search").rglob("*.py")]
 CATALOG = json.loads((PACKAGE / "search" / "zh.json").read_text(encoding="utf-8"))
 # functions and errors whose text people read
 SPEAKERS = {

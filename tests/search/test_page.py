@@ -1,7 +1,6 @@
 """The search page in Chromium, on a desktop in English and on a phone in Chinese."""
 
 import os
-import sys
 from contextlib import ExitStack
 from importlib.resources import files
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import PAGE, Indexing, SearchServer
+from modeling_dcclip.search.serve.page_server import PAGE, Indexing, SearchServer
 from tests.browser import Visit
 from tests.local_server import serving
 from tests.search.conftest import film
@@ -168,17 +167,37 @@ def test_what_fits_stands_above_a_line(calibrated, visit):
     assert status(page) == "Nothing like it was found. The closest ones are below."
 
 
-def test_words_that_were_found_are_marked_on_the_tile_and_in_the_viewer(calibrated, photos, visit):
-    digest = calibrated.catalog.digest(os.fsencode(photos / "a" / "blue.jpg"))
-    calibrated.catalog.add_texts([(digest, "TOTAL: red")])
+def test_words_that_were_found_are_marked_on_the_tile_and_in_the_viewer(calibrated, visit):
     page = visit(server=SearchServer(calibrated, port=0))
     search(page, "red")
-    badges = page.locator("figure").locator(".badge").all_text_contents()
-    assert badges[:2] == ["name", "text"]
-    page.locator("figure").nth(1).locator(".tile").click()
+    assert page.locator("figure").locator(".badge").all_text_contents() == ["name"]
+    page.locator(".tile").first.click()
     page.locator("#viewer mark").first.wait_for()
     assert page.locator("#viewer mark").all_text_contents() == ["red"]
-    assert "TOTAL: red" in page.locator("#viewer").text_content()
+
+
+def test_the_large_view_tells_the_size_and_copies_the_path(visit, photographs):
+    page = visit(hash="#q=red")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".tile").first.click()
+    wait_for_name(page, "0.png")
+    assert page.locator("#size").text_content() == f"{(photographs / '0.png').stat().st_size} B"
+    page.get_by_role("button", name="Copy path").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == str(photographs / "0.png")
+
+
+def test_what_was_left_out_is_listed(filled, photos, visit):
+    (photos / "broken.jpg").write_bytes(b"no")
+    filled.add()
+    page = visit(server=SearchServer(filled, port=0))
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="What was left out").click()
+    listed = page.locator("#dialog li")
+    listed.wait_for()
+    assert listed.text_content() == str(photos / "broken.jpg")
+    page.get_by_role("button", name="Close").click()
+    page.locator("#dialog").wait_for(state="hidden")
 
 
 def test_dates_in_the_query_are_a_chip_that_can_be_removed(visit):
@@ -428,16 +447,6 @@ def test_two_fingers_zoom(visit):
     assert page.locator("#name").text_content() == "0.png"
 
 
-def test_the_facts_of_a_photograph_are_behind_an_i(visit, photographs):
-    page = visit(hash="#q=red")
-    page.locator(".tile").first.click()
-    page.get_by_role("button", name="About this photograph").click()
-    facts = page.locator("#facts dl")
-    facts.wait_for()
-    assert "24 × 16" in facts.text_content()
-    assert str(photographs / "0.png") in facts.text_content()
-
-
 def test_the_month_stays_in_view_and_nothing_is_drawn_far_away(visit):
     page = visit(PHONE)
     page.locator("#years > button", has_text="2021").click()
@@ -483,96 +492,6 @@ def test_the_query_keeps_its_place_beside_chips_on_a_phone(visit):
     assert page.locator("#q").evaluate("(field) => field.offsetWidth") > 200
 
 
-@pytest.fixture
-def permitted(visit, address):
-    """The page on a desktop, which may write to the clipboard."""
-    page = visit(hash="#q=red")
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator(".tile").nth(20).wait_for()
-    return page
-
-
-def test_photographs_are_selected_by_clicks_shift_and_keys_and_their_paths_copied(
-    permitted, photographs
-):
-    page = permitted
-    page.locator("figure").nth(1).hover()
-    page.locator(".check").nth(1).click()
-    page.locator(".tile").nth(4).click(modifiers=["Shift"])
-    page.get_by_text("4 selected").wait_for()
-    page.locator(".tile").nth(2).click()  # while some are selected, a click selects
-    page.get_by_text("3 selected").wait_for()
-    page.keyboard.press("Shift+ArrowRight")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Space")
-    page.get_by_text("3 selected").wait_for()
-    page.get_by_role("button", name="Copy paths").click()
-    page.get_by_text("Paths copied: 3").wait_for()
-    copied = page.evaluate("navigator.clipboard.readText()").splitlines()
-    assert {*copied} == {str(photographs / f"{number}.png") for number in (1, 2, 3)}
-    page.keyboard.press("Escape")
-    page.locator("#actions").wait_for(state="hidden")
-    assert page.url.endswith("#q=red")  # the search stays
-
-
-def test_an_image_is_copied(permitted):
-    permitted.locator(".tile").first.click()
-    permitted.get_by_role("button", name="Copy image").click()
-    permitted.get_by_role("button", name="Copied").wait_for()
-    kinds = "navigator.clipboard.read().then((items) => items.flatMap((item) => item.types))"
-    assert permitted.evaluate(kinds) == ["image/png"]
-
-
-@pytest.fixture
-def own(filled, photos, tmp_path, monkeypatch, visit):
-    """The page of five photographs and a copy of one, which may be moved."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    for name in [name for name in sys.modules if name.startswith("send2trash")]:
-        monkeypatch.delitem(sys.modules, name)
-    (photos / "twin.jpg").write_bytes((photos / "red.jpg").read_bytes())
-    filled.add()
-    return visit(server=SearchServer(filled, port=0))
-
-
-def test_the_trash_asks_first_and_has_an_undo(own, photos):
-    own.get_by_role("button", name="white.png").click()
-    for answer, is_there in (("Cancel", True), ("Move to trash", False)):
-        own.get_by_role("button", name="Move to trash…").click()
-        own.get_by_text("Move 1 file to the trash?").wait_for()
-        own.locator("#dialog").get_by_role("button", name=answer, exact=True).click()
-        own.locator("#dialog").wait_for(state="hidden")
-        if not is_there:
-            own.get_by_text("Moved to the trash: 1").wait_for()
-        assert (photos / "white.png").exists() == is_there
-    assert own.locator("#name").text_content() != "white.png"  # the next one is shown
-    own.get_by_role("button", name="Undo").click()
-    own.get_by_text("Put back: 1").wait_for()
-    assert (photos / "white.png").exists()
-
-
-def test_copies_go_into_a_folder(own, photos, tmp_path):
-    own.get_by_role("button", name="More").click()
-    own.get_by_role("button", name="Select photographs").click()
-    for name in ("blue.jpg", "green.png"):
-        own.locator(f".tile[title$='{name}']").click()
-    own.get_by_role("button", name="Copy to a folder…").click()
-    own.get_by_label("Folder").fill(str(tmp_path / "to"))
-    own.get_by_role("button", name="Copy", exact=True).click()
-    own.get_by_text(f"Copied 2 to {tmp_path / 'to'}").wait_for()
-    assert {*os.listdir(tmp_path / "to")} == {"blue.jpg", "green.png"}
-
-
-def test_of_duplicates_all_but_one_are_selected(own):
-    own.get_by_role("button", name="More").click()
-    own.get_by_role("button", name="Duplicates").click()
-    own.get_by_text("1 selected").wait_for()
-    assert own.locator("h2").text_content().startswith("2 files · ")
-    assert own.locator(".check").evaluate_all("(all) => all.map((each) => each.ariaChecked)") == [
-        "false",
-        "true",
-    ]
-
-
 @pytest.mark.parametrize(("window", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_axe_finds_nothing_in_any_state(visit, window, scheme):
     script = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
@@ -589,16 +508,11 @@ def test_axe_finds_nothing_in_any_state(visit, window, scheme):
     page.locator("#filter").click()
     page.locator("#more").click()
     check()
-    page.locator("#select").click()
-    page.locator(".tile").first.click()
-    check()
-    page.locator("#trash").click()
+    page.locator("#left-out").click()
+    page.locator("#causes p").wait_for()
     check()
     page.keyboard.press("Escape")
-    page.locator("#unselect").click()
     page.locator(".tile").first.click()
-    page.locator("#info").click()
-    page.locator("#facts dl").wait_for()
     check()
 
 

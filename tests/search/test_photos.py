@@ -1,16 +1,16 @@
 """Walks over folders, and photographs of every kind of damage."""
 
-import io
 import os
-import struct
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip.search import raw
-from modeling_dcclip.search.files import Walk, patterns_of
-from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.raw import open_preview
+from modeling_dcclip.search.photos.files import Walk, patterns_of
+from modeling_dcclip.search.photos.photos import UnreadablePhotoError, read_photo
 from tests.tiny import encoded
 
 
@@ -127,62 +127,58 @@ def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(photos):
     assert raised.value.state is None
 
 
-def entry(tag, kind, count, value):
-    return struct.pack("<HHI", tag, kind, count) + struct.pack("<I", value)
+class FakeRaw(SimpleNamespace):
+    """The parts of rawpy that are used; `preview` is what `extract_thumb` returns or raises."""
+
+    class LibRawError(Exception):
+        pass
+
+    ThumbFormat = SimpleNamespace(JPEG="jpeg", BITMAP="bitmap")
+
+    @contextmanager
+    def imread(self, file):
+        assert file.read() == b"raw"
+
+        def extract_thumb():
+            if self.preview is None:
+                raise self.LibRawError("no thumbnail")
+            return self.preview
+
+        yield SimpleNamespace(extract_thumb=extract_thumb, sizes=SimpleNamespace(flip=6))
 
 
-def raw_photo(preview):
-    """A file as of a camera: an orientation, a date, a small thumbnail, sensor data, and a preview."""
-    small = jpeg((30, 20), "blue")
-    date = b"2023:05:12 09:30:12\0"
-    exif = struct.pack("<H", 1) + entry(0x9003, 2, len(date), 56) + bytes(4) + date  # at byte 38
-    tags = struct.pack("<H", 2) + entry(0x0112, 3, 1, 6) + entry(0x8769, 4, 1, 38) + bytes(4)
-    sensor = b"\xff\xd8\xff sensor \xff\xd8\xff"
-    return b"II*\0" + struct.pack("<I", 8) + tags + exif + small + sensor + preview
+@pytest.fixture
+def read_raw(tmp_path, monkeypatch):
+    """Function that reads a raw photograph with a preview."""
+    (tmp_path / "a.dng").write_bytes(b"raw")
+    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: name)
+
+    def read_preview(kind, data):
+        preview = kind and SimpleNamespace(format=kind, data=data)
+        monkeypatch.setitem(sys.modules, "rawpy", FakeRaw(preview=preview))
+        return read(tmp_path / "a.dng")
+
+    return read_preview
 
 
-def jpeg(size, color, mode="RGB"):
-    return encoded(Image.new(mode, size, color), "JPEG")
-
-
-@pytest.mark.parametrize(
-    ("name", "start"),
-    [
-        ("a.orf", b"IIRO"),
-        # a file of boxes, one of which has the EXIF data
-        ("a.cr3", b"\0\0\0\x18ftypcrx \0\0\0\0CMT1II*\0"),
-    ],
-)
-def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, start):
-    (tmp_path / name).write_bytes(start + raw_photo(jpeg((60, 40), "red"))[4:])
-    photo = read(tmp_path / name)
-    image = photo.frames[0][1]
-    assert image.size == (40, 60)
-    assert image.getpixel((5, 5)) == (254, 0, 0)
+def test_a_raw_photograph_is_its_preview_upright_with_its_date(read_raw):
+    exif = Image.Exif()
+    exif[0x0132] = "2023:05:12 09:30:12"
+    photo = read_raw("jpeg", encoded(Image.new("RGB", (60, 40), "red"), "JPEG", exif=exif))
+    assert photo.frames[0][1].size == (40, 60)
     assert photo.taken == "2023-05-12 09:30:12"
+    assert read_raw("bitmap", np.zeros((40, 60, 3), np.uint8)).frames[0][1].size == (40, 60)
 
 
-def test_a_preview_is_found_between_and_behind_the_parts_that_are_read(tmp_path, monkeypatch):
-    preview = jpeg((60, 40), "red")
-    for size in (len(raw_photo(b"")) + 2, 500, 2000):  # the first one divides its first bytes
-        monkeypatch.setattr(raw, "CHUNK_BYTES", size)
-        with open_preview(io.BytesIO(raw_photo(preview))) as image:
-            assert image.size == (60, 40)
+def test_a_raw_photograph_without_a_preview_has_its_cause(read_raw):
+    with pytest.raises(UnreadablePhotoError, match="raw photograph without a preview") as raised:
+        read_raw(None, None)
+    assert raised.value.state
 
 
-def test_a_big_endian_header_is_read():
-    preview = jpeg((60, 40), "red")
-    tags = struct.pack(">H", 1) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
-    header = b"MM\0*" + struct.pack(">I", 8) + tags
-    for start in (header[:4], b"MMOR"):  # also with a different number
-        with open_preview(io.BytesIO(start + header[4:] + preview)) as image:
-            assert image.getexif()[0x0112] == 6
-
-
-def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):
-    (tmp_path / "a.dng").write_bytes(raw_photo(b"")[:76])
-    (tmp_path / "gray.dng").write_bytes(jpeg((60, 40), "white", "L"))
-    for name in ("a.dng", "gray.dng"):
-        failure = failure_of(tmp_path / name)
-        assert failure.cause == "raw photograph without a preview"
-        assert failure.state
+def test_without_its_package_a_raw_photograph_has_a_cause(tmp_path, monkeypatch):
+    (tmp_path / "a.dng").write_bytes(b"raw")
+    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: None)
+    failure = failure_of(tmp_path / "a.dng")
+    assert failure.cause == "raw photographs need rawpy: pip install rawpy"
+    assert not failure.is_lasting

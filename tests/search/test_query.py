@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_dcclip.search.query import (
+from modeling_dcclip.search.query.query import (
     MAX_TERMS,
     Filter,
     embed_query,

@@ -1,4 +1,4 @@
-"""`dcclip index`, `search` and `duplicates`, as users run them."""
+"""`dcclip index` and `search`, as users run them."""
 
 import json
 import os
@@ -10,13 +10,12 @@ import webbrowser
 from contextlib import ExitStack
 
 import pytest
-from PIL import Image
 
 from modeling_dcclip.search import command, commands
 from modeling_dcclip.search.commands import SHOWN_FAILURES
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import SearchServer
-from modeling_dcclip.search.settings import write_lock
+from modeling_dcclip.search.index.settings import write_lock
+from modeling_dcclip.search.serve.page_server import SearchServer
 from tests.local_server import free_port
 from tests.search.conftest import names
 
@@ -140,18 +139,6 @@ def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(
     assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
 
 
-def test_duplicates_lists_groups(run, indexed):
-    ramp = Image.linear_gradient("L")
-    for name, size in {"ramp.png": 256, "ramp too.png": 200}.items():
-        ramp.resize((size, size)).save(indexed / name)
-    shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
-    run("index")
-    *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
-    assert summary == ["groups: 2. Keeping the largest file of each frees 0.0 MB."]
-    found = sorted([line.rpartition("/")[2] for line in group] for group in groups)
-    assert found == [["blue.jpg", "copy.jpg"], ["ramp too.png", "ramp.png"]]
-
-
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
     for name in ("broken.jpg", "half.png"):
         (photos / name).write_bytes(b"no")
@@ -184,7 +171,7 @@ def test_a_folder_is_left_out_by_any_of_its_paths(
     (photos.parent / "link").symlink_to(photos)
     run("index", photos, "--exclude", pattern.format(photos=photos), "--model", color_model)
     with Index.open(place) as index:
-        assert {*names(index.catalog.files())} == {"green.png", "red.jpg", "white.png"}
+        assert {*names(index.newest())} == {"green.png", "red.jpg", "white.png"}
 
 
 def test_a_forgotten_folder_leaves_by_any_of_its_paths(run, indexed, tmp_path):

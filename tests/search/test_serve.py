@@ -3,29 +3,23 @@
 import io
 import json
 import os
+import re
 import socket
-import sys
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
-import segno
 from PIL import Image, ImageFile
 
-from modeling_dcclip.search import (
-    actions,
-    command,
-    commands,
-    decoding,
-    local_server,
-    previews,
-)
-from modeling_dcclip.search.files import FileState
-from modeling_dcclip.search.hubs import BANK_FILE, write_bank
-from modeling_dcclip.search.index import Index, may_fit
-from modeling_dcclip.search.previews import Previews
-from modeling_dcclip.search.serve import Indexing, SearchServer
+from modeling_dcclip.search import command, commands
+from modeling_dcclip.search.index.hubs import BANK_FILE, write_bank
+from modeling_dcclip.search.index.index import Index, may_fit
+from modeling_dcclip.search.photos import decoding, previews
+from modeling_dcclip.search.photos.files import FileState
+from modeling_dcclip.search.photos.previews import Previews
+from modeling_dcclip.search.serve import local_server
+from modeling_dcclip.search.serve.page_server import Indexing, SearchServer
 from tests.local_server import client_of, serving
 
 
@@ -91,20 +85,6 @@ def test_malformed_parameters_are_refused(get, query):
 def test_months_count_what_the_timeline_shows(get, dated):
     months = get("/months?before=2024").json()
     assert months == [["2023-07", 1], ["2020-09", 1]]
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """Paths that the file manager has shown."""
-    paths = []
-    monkeypatch.setattr(actions, "file_manager", lambda path: paths.append(path) or ["true"])
-    return paths
-
-
-def test_the_page_opens_the_folder_of_a_photograph(client, photos, opened):
-    assert client.post(f"/reveal/{id_of(client.get, 'blue.jpg')}").status_code == 200
-    assert opened == [str(photos / "a" / "blue.jpg")]
-    assert client.post("/reveal/99").status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["thumbnail", "photo"])
@@ -367,27 +347,11 @@ def connect(server):
 BODY = b"POST /example?token=TOKEN HTTP/1.1\r\nHost: localhost\r\nX-DCCLIP: 1\r\nContent-Length: 9\r\n\r\n1"
 
 
-@pytest.mark.parametrize(
-    ("content", "answer"),
-    [(b"", b""), (b"GET /search?q=red HTTP/1.0\r\n", b""), (BODY, b"HTTP/1.1 408 ")],
-)
-def test_a_request_that_comes_slowly_is_ended_and_holds_up_no_other(
-    connect, get, monkeypatch, content, answer
-):
+def test_a_body_that_comes_slowly_is_refused_and_holds_up_no_other(connect, get, monkeypatch):
     monkeypatch.setattr(local_server, "REQUEST_S", 0.3)
-    slow = connect(content)
+    slow = connect(BODY)
     assert get("/search?q=red").status_code == 200
-    assert slow.recv(13) == answer
-
-
-def test_connections_without_a_request_make_room_for_others(connect, monkeypatch):
-    monkeypatch.setattr(local_server, "MAX_IDLE", 2)
-    idle = [connect() for _ in range(6)]  # some of them in one turn of the loop
-    assert connect(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").recv(8) == b"HTTP/1.1"
-    for closed in idle[:4]:
-        assert closed.recv(1) == b""
-    idle[-1].sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
-    assert idle[-1].recv(8) == b"HTTP/1.1"
+    assert slow.recv(13) == b"HTTP/1.1 408 "
 
 
 def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
@@ -437,17 +401,32 @@ def taken_port():
         yield taken.getsockname()[1]
 
 
-def test_the_command_warns_of_an_address_that_others_reach(serve_index, monkeypatch, capsys):
-    serve_index("--port", "0", "--host", "0.0.0.0")
-    assert "▄" not in capsys.readouterr().out
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+def test_the_command_warns_of_an_address_that_others_reach(serve_index, capsys):
     serve_index("--port", "0", "--host", "0.0.0.0")
     out, error = capsys.readouterr()
-    address, code = out.split("\n", 1)
-    content = io.StringIO()
-    segno.make(address, micro=False).terminal(content, compact=True)
-    assert code == content.getvalue()
+    assert re.fullmatch(r"http://[^/]+/\?token=\S+\n", out)
     assert "everyone who has this address, with its token, sees" in error
+
+
+def test_the_page_has_no_request_that_writes_a_file_of_the_user(server, client, photos):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in photos.rglob("*")}
+
+    before = state()
+    methods = {route.path: getattr(route, "methods", None) for route in server._app.routes}
+    posts = {path for path, names in methods.items() if names and names - {"GET", "HEAD"}}
+    assert posts == {"/example", "/folders"}
+    assert client.post("/trash", json={"ids": ["1"]}).status_code in (404, 405)
+    assert state() == before
+
+
+def test_a_photograph_is_described_by_its_id(get, photos):
+    hit = get(f"/hit/{id_of(get, 'red.jpg')}").json()
+    assert (hit["path"], hit["size"]) == (
+        str(photos / "red.jpg"),
+        (photos / "red.jpg").stat().st_size,
+    )
+    assert get("/hit/99").status_code == 404
 
 
 def test_a_port_that_is_taken_is_an_error(serve_index, taken_port, capsys):

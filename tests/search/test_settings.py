@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.settings import (
+from modeling_dcclip.search.index.catalog import DamagedIndexError
+from modeling_dcclip.search.index.settings import (
     BACKUP,
     EARLIER_TEXTS,
     SETTINGS,
@@ -60,7 +60,7 @@ def copy_from_another_index(path):
 
 
 LOSE_THE_VECTORS = "DELETE FROM segments"
-VERSION = "PRAGMA user_version = 0"  # as of a version whose catalogs did not name their index
+VERSION = "PRAGMA application_id = 0"  # as of an earlier version
 DAMAGES = [Path.unlink, cut_in_half, copy_from_another_index]
 DAMAGES += [
     partial(change, statement=statement)

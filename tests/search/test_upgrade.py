@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from modeling_dcclip.search import command, indexing
-from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search import command
+from modeling_dcclip.search.index import Index, indexing
+from modeling_dcclip.search.index.upgrade import upgrade_index
 from tests.color_model import save_color_model
 from tests.search.conftest import names
 

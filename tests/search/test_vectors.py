@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from modeling_dcclip.search import vectors as vectors_module
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
-from modeling_dcclip.search.files import FileState
-from modeling_dcclip.search.vectors import VectorStore, largest
+from modeling_dcclip.search.index import vectors as vectors_module
+from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.index.vectors import VectorStore, largest
+from modeling_dcclip.search.photos.files import FileState
 
 DIMENSION = 64
 COUNT = 730

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip.search import video as module
-from modeling_dcclip.search.files import UnreadablePhotoError, Walk
-from modeling_dcclip.search.photos import read_photo
-from modeling_dcclip.search.serve import SearchServer
-from modeling_dcclip.search.video import read_frame, read_frames
+from modeling_dcclip.search.photos import video as module
+from modeling_dcclip.search.photos.files import UnreadablePhotoError, Walk
+from modeling_dcclip.search.photos.photos import read_photo
+from modeling_dcclip.search.photos.video import read_frame, read_frames
+from modeling_dcclip.search.serve.page_server import SearchServer
 from tests.local_server import client_of
 from tests.search.conftest import RGB, film, names
 
@@ -133,7 +133,7 @@ def test_a_video_of_too_many_pixels_has_a_cause(tmp_path, monkeypatch):
 
 def test_without_its_package_a_video_has_a_cause(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", "red")
-    monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)
+    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: None)
     assert "pip install av" in cause(path)
 
 

@@ -12,7 +12,7 @@ import torch
 from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.bulk import describe
+from modeling_dcclip.search.index.bulk import describe
 from training.data.images import UNDECODABLE, embedded_cell
 from training.data.reader import CellRules
 from training.teachers.lineage import digest_folder

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from modeling_dcclip.search import bulk
+from modeling_dcclip.search.index import bulk
 from training.data.reader import digest_sources, load_source, open_stream
 from training.data.shards import Shards
 from training.embedding import EmbedOptions, cluster, shard_writer

@@ -15,8 +15,8 @@ from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.lance import LanceIndex
-from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.index.lance import LanceIndex
+from modeling_dcclip.search.index.upgrade import upgrade_index
 from tests.color_model import save_color_model
 from tests.tiny import encoded
 from tests.training.data.rows import BROKEN, make_rows

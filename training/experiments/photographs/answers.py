@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.search.index import Index, may_fit
-from modeling_dcclip.search.query import LOOKED, Filter, understand
+from modeling_dcclip.search.index.index import Index, may_fit
+from modeling_dcclip.search.query.query import LOOKED, Filter, understand
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
 from training.experiments.photographs import everyday
 from training.text.writing_systems import LANGUAGES

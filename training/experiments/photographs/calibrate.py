@@ -15,7 +15,7 @@ import torch
 from datasets import concatenate_datasets
 from torch import Tensor, nn
 
-from modeling_dcclip.search.fit import (
+from modeling_dcclip.search.query.fit import (
     FIRST,
     MAYBE,
     NOUNS,
@@ -26,7 +26,7 @@ from modeling_dcclip.search.fit import (
     name_share,
     standardize,
 )
-from modeling_dcclip.search.query import LOOKED, phrasings
+from modeling_dcclip.search.query.query import LOOKED, phrasings
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
 from training.experiments.photographs.words import count_nouns

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.fit import NOUNS, correct, hub_numbers, name_share
-from modeling_dcclip.search.hubs import BANK_FILE, write_bank
-from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.index.hubs import BANK_FILE, write_bank
+from modeling_dcclip.search.index.space import Space
+from modeling_dcclip.search.query.fit import NOUNS, correct, hub_numbers, name_share
 from training.data import usable_captions
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet, open_retrieval_set
 from training.experiments.photographs.answers import measure_answers

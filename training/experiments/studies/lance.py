@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.bulk import EmbeddedImage, write_index
-from modeling_dcclip.search.lance import LanceIndex
-from modeling_dcclip.search.query import embed_query
+from modeling_dcclip.search.index.bulk import EmbeddedImage, write_index
+from modeling_dcclip.search.index.lance import LanceIndex
+from modeling_dcclip.search.query.query import embed_query
 from training.experiments.studies.harness import Study, StudyOptions
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write

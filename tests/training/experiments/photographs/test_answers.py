@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from modeling_dcclip.search import index as index_module
+from modeling_dcclip.search.index import index as index_module
 from tests.training.experiments.photographs.test_search import make_set
 from training.experiments.photographs import answers
 

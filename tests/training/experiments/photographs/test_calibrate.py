@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_dcclip.search.fit import judge, name_share, standardize
+from modeling_dcclip.search.query.fit import judge, name_share, standardize
 from training.experiments.photographs import calibrate as module
 from training.experiments.photographs.calibrate import Names, _nouns, calibrate
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.hubs import read_bank
-from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.index.hubs import read_bank
+from modeling_dcclip.search.index.space import Space
 from training.experiments.photographs import everyday as module
 
 MODELS = Path(__file__).parents[4] / "model_cards"

@@ -1,0 +1,1 @@
+"""Files become photographs: walks over folders, decoders within a budget of memory, videos and previews."""

@@ -1,0 +1,1 @@
+"""A query: its text, what it excludes, its dates, the words of names, and which photographs fit."""
