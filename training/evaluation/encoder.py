@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor
@@ -28,10 +29,21 @@ class Embeddings:
     rotation: Tensor | None
     tensors: dict[Hashable, Tensor]
 
-    @property
-    def width(self) -> int:
-        """Number of dimensions D."""
-        return next(iter(self.tensors.values())).shape[1]
+    def truncated(self, width: int) -> "Embeddings":
+        """The leading `width` dimensions; class embeddings are truncated after the mean over prompt templates.
+
+        Raises:
+            ValueError: The model has fewer dimensions.
+        """
+        dimension = next(iter(self.tensors.values())).shape[1]
+        if width > dimension:
+            raise ValueError(
+                f"widths: {width} is more than the {dimension} dimensions of {self.name!r}. Leave it out."
+            )
+        tensors = {
+            key: F.normalize(tensor[:, :width], dim=-1) for key, tensor in self.tensors.items()
+        }
+        return replace(self, name=f"{self.name}, {width} dimensions", tensors=tensors)
 
     def comparable_with(self, other: "Embeddings") -> "Embeddings":
         """The same model in a space where it can be compared with a teacher, a student or another student of its

@@ -6,12 +6,9 @@ Scores are compared in their own precision, half precision included.
 
 import math
 
-import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
-RECALL_LEVELS = np.arange(11) / 10
 Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
@@ -61,9 +58,11 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
     Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
     """
     _require_finite(scores)
-    present = labels.unique().long()
-    predicted = present[scores[:, present].argmax(1)]  # the first of several maxima
-    return float(balanced_accuracy_score(labels, predicted))
+    labels = labels.to(scores.device).long()
+    present, labels, counts = labels.unique(return_inverse=True, return_counts=True)
+    predicted = scores[:, present].argmax(1)  # the first of several maxima
+    hits = labels[predicted == labels].bincount(minlength=len(present))
+    return (hits.double() / counts).mean().item()
 
 
 def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
@@ -89,17 +88,29 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
         `MeanAveragePrecisionNPointsEvaluator`.
     """
     _require_finite(scores)
-    averages = []
-    for column, target in zip(scores.double().T, targets.T, strict=True):
-        if target.any():
-            precision, recall, _ = precision_recall_curve(target, column)
-            highest = [precision[recall >= level].max() for level in RECALL_LEVELS]
-            averages.append(np.mean(highest))
-    if not averages:
+    precisions = [
+        _average_precision(column, target.to(scores.device).bool())
+        for column, target in zip(scores.unbind(1), targets.unbind(1), strict=True)
+        if target.any()
+    ]
+    if not precisions:
         raise ValueError(
             "targets: no sample has a label, so precision is undefined. Check the column of labels."
         )
-    return float(np.mean(averages))
+    return torch.stack(precisions).mean().item()
+
+
+def _average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+    """11-point average precision of one class: scores (N,) and labels (N,) bool to a scalar in float64."""
+    scores, order = scores.sort(descending=True)
+    is_last = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
+    last_of_tie = is_last.nonzero()[:, 0]
+    found = positive[order].cumsum(0)[last_of_tie].double()
+    precision = found / (last_of_tie + 1)
+    best_from_here = precision.flip(0).cummax(0).values.flip(0)
+    levels = torch.arange(1, 11, dtype=torch.float64, device=scores.device) / 10
+    reached = torch.searchsorted(found / found[-1], levels)
+    return (1 + best_from_here[reached].sum()) / 11
 
 
 def roc_auc(scores: Tensor, labels: Tensor) -> float:
@@ -121,11 +132,16 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         scikit-learn as `RocAucEvaluator` does.
     """
     _require_finite(scores)
-    if len(labels.unique()) < 2:
+    is_positive = labels.to(scores.device).bool()
+    positive = scores[is_positive, 1]
+    negative = scores[~is_positive, 1].sort().values
+    if not (len(positive) and len(negative)):
         raise ValueError(
-            f"labels: all {len(labels)} are {int(labels[0])}, need both 0 and 1. Add samples of the other class."
+            f"labels: all {len(labels)} are {int(is_positive[0])}, need both 0 and 1. Add samples of the other class."
         )
-    return float(roc_auc_score(labels, scores[:, 1].double()))
+    below = torch.searchsorted(negative, positive)
+    below_or_tied = torch.searchsorted(negative, positive, right=True)
+    return int(below.sum() + below_or_tied.sum()) / (2 * len(positive) * len(negative))
 
 
 def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from training.evaluation.sets.protocols import PROTOCOLS
+from training.utils.ranges import EmbeddingWidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class EvalOptions:
             `class_names`, auto means the plain class name.
         text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
             each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
+        widths: Numbers of leading dimensions, such as 64 128 256, at which truncated embeddings are
+            measured too. Each adds a row with this number in the name of the model.
         retrieval: Sets of images with captions, each NAME=SOURCE, measured in both directions. SOURCE is a parquet
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
         caption_columns: With `retrieval`, caption columns by language, such as --caption_columns.zh COLUMN. A cell is
@@ -55,6 +58,7 @@ class EvalOptions:
     language: list[str] = field(default_factory=list)
     templates: str = "auto"
     text_model: str | None = None
+    widths: list[EmbeddingWidth] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)
     caption_columns: dict[str, str] | None = None
     split: str | None = None

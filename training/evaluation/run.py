@@ -9,17 +9,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import evaluate
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_dcclip.runtime_dcclip import Lineage
 from training.evaluation.classify import (
     class_embeddings,
+    joint_name,
     measure,
+    require_equal_widths,
     task_metrics,
 )
 from training.evaluation.encoder import Embeddings, encode_shared
@@ -69,6 +72,24 @@ AGREEMENT = "agreement"
 SCORE = "elevater_score"
 MISSING = "missing data"
 BARE_NAME = Templates(("{}",), "none")
+
+
+class Agreement(evaluate.Metric):
+    """Share of images with the same predicted class in all languages, as a metric of `evaluate`.
+
+    `compute(predictions=...)` takes the class indices of each image, one column per language, (N, L) int64.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of samples with the same prediction in all languages.",
+            citation="",
+            inputs_description="predictions: class indices of each sample, one column per language.",
+            features=Features({"predictions": List(Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        return {AGREEMENT: sum(len(set(row)) == 1 for row in predictions) / len(predictions)}
 
 
 @dataclass(frozen=True)
@@ -260,6 +281,9 @@ class Evaluation:
         for name in options.model:
             own, found = self.encode(name, state)
             models.append(found)
+            for width in options.widths:
+                truncated = own.truncated(width)
+                rows += self.measure(truncated, truncated)
             rows += self.measure(own, own)
             if other is not None:
                 first = own.comparable_with(other)
@@ -337,19 +361,8 @@ class Evaluation:
         """Rows of all tasks, of the agreement of languages, and of retrieval.
 
         The images are of one model, the texts of the same or a different one.
-
-        Raises:
-            ValueError: The embeddings of two models differ in width, or a metric is undefined for the labels of a set.
         """
-        if images.width != texts.width:
-            raise ValueError(
-                f"text_model: {texts.name!r} has embeddings of {texts.width} dimensions, {images.name!r} of "
-                f"{images.width}: they cannot be compared. Name a model with the same embedding space, such as its "
-                "teacher."
-            )
-        name = images.name
-        if texts.name != name:
-            name = f"{images.name} images, {texts.name} texts"
+        name = joint_name(images.name, texts.name)
         rows: list[Row] = []
         # by title of the set and by language
         predictions: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -357,6 +370,7 @@ class Evaluation:
             labels = self.sets[task.set].labels
             found = images.tensors[task.set]
             classes = texts.tensors[task.classes_key]
+            require_equal_widths(images.name, found, texts.name, classes)
             try:
                 measured = measure(found, classes, labels, task_metrics(labels, task.metric))
             except ValueError as error:
@@ -368,9 +382,8 @@ class Evaluation:
             predictions[title][task.language] = measured.predictions
         for title, by_language in predictions.items():
             if len(by_language) > 1:
-                first, *others = by_language.values()
-                agrees = torch.stack([first == other for other in others]).all(0)
-                share = agrees.double().mean().item()
+                columns = torch.stack([*by_language.values()], 1).tolist()
+                share = Agreement().compute(predictions=columns)[AGREEMENT]
                 languages = ", ".join(by_language)
                 rows.append(
                     Row(model=name, metric=AGREEMENT, value=share, set=title, language=languages)
@@ -379,6 +392,7 @@ class Evaluation:
             found = images.tensors["images", each.name]
             for language in each.captions:
                 captions = texts.tensors[each.name, language]
+                require_equal_widths(images.name, found, texts.name, captions)
                 rows += score(each, language, found, captions, name)
         return rows
 

@@ -2,12 +2,15 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
+from modeling_dcclip.runtime_dcclip import Lineage
 from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
+from training.evaluation.encoder import Embeddings
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import (
     make_retrieval_set,
@@ -204,6 +207,14 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
     first, *others = values.values()
     assert max(first) > 0
     assert others == [first, first]
+
+
+def test_truncated_embeddings_have_unit_length():
+    whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    leading = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole}).truncated(4)
+    torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
+    with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
+        leading.truncated(8)
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
