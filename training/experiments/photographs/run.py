@@ -38,7 +38,6 @@ from training.experiments.photographs.data import (
     prepare,
 )
 from training.experiments.photographs.options import PROGRAM, Options
-from training.experiments.photographs.pages import KINDS
 from training.experiments.photographs.search import (
     encode_bank,
     measure_search,
@@ -87,7 +86,8 @@ class Stage:
         kind: Class of the recipe.
         recipe: Name of the recipe in training/configs/photographs, without the suffix.
         options: Fields that differ from the recipe, with values as on the command line.
-        shares: Shares of earlier runs, by output folder, in the weights that the run leaves; the rest is trained.
+        shares: Shares of other weights in those that the run leaves; the rest is trained. Names are output folders of
+            earlier runs, or folders under `model_cards/`.
         model: Name of the model that it finishes. None if it is not published.
     """
 
@@ -369,8 +369,10 @@ class Run:
             return
         rows = Dataset.from_parquet(str(pages))
         images = torch.as_tensor(model.encode_images(rows["image"]))
-        labels = torch.arange(len(images)) % len(KINDS["en"])
-        for language, kinds in KINDS.items():
+        for language in LANGUAGES:
+            names = [captions[0] for captions in rows[language]]
+            kinds = sorted({*names})
+            labels = torch.tensor([kinds.index(name) for name in names])
             top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
             row = Row(model=stage.name, metric="top1", value=top1, set="pages", language=language)
             self.rows.append(replace(row, seed=recipe.seed))
