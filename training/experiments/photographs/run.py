@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
@@ -75,6 +76,8 @@ COMMAND = "photographs"
 RUN_FILE = "run.json"
 DATA, TARGETS, TOWERS = "data", "targets", "towers"
 ROOT = "runs/photographs/"  # prefix of all paths in the recipes, replaced by the output folder
+
+COMMITTED = "model_cards/"  # prefix of the folders of finished models, relative to the checkout
 
 
 @dataclass(frozen=True)
@@ -379,16 +382,22 @@ class Run:
 
     def _average(self, stage: Stage, path: Path):
         """Mix the weights of earlier runs into those of a run."""
-        others = [load_file(self.folder / run / WEIGHTS_FILE) for run in stage.shares]
+        folders = [self._folder_of(name) for name in stage.shares]
+        others = [_load_float(folder / WEIGHTS_FILE) for folder in folders]
         shares = [1 - sum(stage.shares.values()), *stage.shares.values()]
-        weights = average_weights([load_file(path), *others], lambda name: shares)
+        weights = average_weights([_load_float(path), *others], lambda name: shares)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
-        folders = [path.parent, *(self.folder / run for run in stage.shares)]
-        config, *configs = [read_mapping(each / CONFIG_NAME, "config") for each in folders]
+        config, *configs = [
+            read_mapping(each / CONFIG_NAME, "config") for each in (path.parent, *folders)
+        ]
         # a mean of two spaces is in neither
-        if any(each["teacher_weights"] != config["teacher_weights"] for each in configs):
+        if any(each.get("teacher_weights") != config.get("teacher_weights") for each in configs):
             write_json(path.parent / CONFIG_NAME, config | {"teacher_weights": None})
+
+    def _folder_of(self, name: str) -> Path:
+        """Folder of an earlier run, or of a committed model."""
+        return Path(name) if name.startswith(COMMITTED) else self.folder / name
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
@@ -454,6 +463,14 @@ class Run:
         measured = {(row.model, row.metric) for row in rows}
         self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
         self.rows += rows
+
+
+def _load_float(path: Path) -> dict[str, Tensor]:
+    """Weights in fp32; those of finished models are stored in fp16."""
+    weights = load_file(path)
+    return {
+        name: each.float() if each.is_floating_point() else each for name, each in weights.items()
+    }
 
 
 def _read_recipe(stage: Stage) -> Recipe:
