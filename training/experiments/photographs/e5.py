@@ -189,8 +189,8 @@ def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
     """Make XLM-R's Unigram tokenizer with all of its 250,002 pieces.
 
     XLM-R normalizes text with a table of 4,837 code points. All but 45 of its entries equal NFKC, so the tokenizer
-    applies these 45, `REMOVED` and `SPACES`, and then NFKC. Unlike the table, NFKC also composes an accent that follows
-    its letter, as SentencePiece does. Spaces at both ends are removed.
+    applies these 45, `REMOVED` and `SPACES`, and then NFKC. Unlike the table, NFKC also composes an accent that
+    follows its letter, as SentencePiece does. Spaces at both ends are removed.
 
     Args:
         e5: Content of the package, with the pieces and their scores.

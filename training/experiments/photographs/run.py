@@ -30,7 +30,6 @@ from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet
-from training.experiments.photographs.calibrate import calibrate
 from training.experiments.photographs.data import (
     CLASSIFIER,
     NAMES,
@@ -41,7 +40,7 @@ from training.experiments.photographs.data import (
 from training.experiments.photographs.options import PROGRAM, Options
 from training.experiments.photographs.search import (
     encode_bank,
-    measure_search,
+    fit_search,
     open_validation,
     save_bank,
 )
@@ -451,15 +450,8 @@ class Run:
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
         if not classifier.exists() or len(self.sets) < 2 or not has_all:
             return
-        pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
-        model = DualEncoder.from_pretrained(folder)
-        model.name = stage.name
-        images = [model.encode_images(each.rows["image"]) for each in self.sets]
-        model.model.config.fit, rows = calibrate(
-            model, pretrained, self.sets, images, classifier, bank
-        )
-        rows += measure_search(model, self.sets, images, bank, stage.name)
-        model.model.config.save_pretrained(folder)
+        towers = self.folder / TOWERS
+        rows = fit_search(folder, stage.name, towers, self.sets, classifier, bank)
         measured = {(row.model, row.metric) for row in rows}
         self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
         self.rows += rows

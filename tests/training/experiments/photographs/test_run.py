@@ -103,16 +103,17 @@ def test_recipes_follow_each_other_in_the_output_folder(tmp_path, photographs):
     assert all(0 < sum(each.shares.values()) < 1 for each in STAGES if each.shares)
 
 
-def test_a_damaged_training_file_is_named_before_training(tmp_path):
-    (tmp_path / "photos_flickr8k_train.parquet").write_text("broken")
-    with pytest.raises(ValueError, match=r"^photos: .*photos_flickr8k_train\.parquet' is damaged"):
-        open_run(tmp_path)._recipe(STAGES[0])
-
-
-def test_a_folder_without_training_files_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^photos: .*has none of the files that .*tower_teacher\.yaml"
-    ):
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("photos_flickr8k_train", r"^photos: .*photos_flickr8k_train\.parquet' is damaged"),
+        ("other", r"^photos: .*has none of the files that .*tower_teacher\.yaml"),
+    ],
+    ids=["damaged", "without training files"],
+)
+def test_data_that_cannot_be_used_is_named_before_training(tmp_path, file, message):
+    (tmp_path / f"{file}.parquet").write_text("broken")
+    with pytest.raises(ValueError, match=message):
         open_run(tmp_path)._recipe(STAGES[0])
 
 
