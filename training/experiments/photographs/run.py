@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
@@ -29,7 +30,6 @@ from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet
-from training.experiments.photographs.calibrate import calibrate
 from training.experiments.photographs.data import (
     CLASSIFIER,
     NAMES,
@@ -38,10 +38,9 @@ from training.experiments.photographs.data import (
     prepare,
 )
 from training.experiments.photographs.options import PROGRAM, Options
-from training.experiments.photographs.pages import KINDS
 from training.experiments.photographs.search import (
     encode_bank,
-    measure_search,
+    fit_search,
     open_validation,
     save_bank,
 )
@@ -77,6 +76,8 @@ RUN_FILE = "run.json"
 DATA, TARGETS, TOWERS = "data", "targets", "towers"
 ROOT = "runs/photographs/"  # prefix of all paths in the recipes, replaced by the output folder
 
+COMMITTED = "model_cards/"  # prefix of the folders of finished models, relative to the checkout
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -87,7 +88,8 @@ class Stage:
         kind: Class of the recipe.
         recipe: Name of the recipe in training/configs/photographs, without the suffix.
         options: Fields that differ from the recipe, with values as on the command line.
-        shares: Shares of earlier runs, by output folder, in the weights that the run leaves; the rest is trained.
+        shares: Shares of other weights in those that the run leaves; the rest is trained. Names are output folders of
+            earlier runs, or folders under `model_cards/`.
         model: Name of the model that it finishes. None if it is not published.
     """
 
@@ -369,24 +371,32 @@ class Run:
             return
         rows = Dataset.from_parquet(str(pages))
         images = torch.as_tensor(model.encode_images(rows["image"]))
-        labels = torch.arange(len(images)) % len(KINDS["en"])
-        for language, kinds in KINDS.items():
+        for language in LANGUAGES:
+            names = [captions[0] for captions in rows[language]]
+            kinds = sorted({*names})
+            labels = torch.tensor([kinds.index(name) for name in names])
             top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
             row = Row(model=stage.name, metric="top1", value=top1, set="pages", language=language)
             self.rows.append(replace(row, seed=recipe.seed))
 
     def _average(self, stage: Stage, path: Path):
         """Mix the weights of earlier runs into those of a run."""
-        others = [load_file(self.folder / run / WEIGHTS_FILE) for run in stage.shares]
+        folders = [self._folder_of(name) for name in stage.shares]
+        others = [_load_float(folder / WEIGHTS_FILE) for folder in folders]
         shares = [1 - sum(stage.shares.values()), *stage.shares.values()]
-        weights = average_weights([load_file(path), *others], lambda name: shares)
+        weights = average_weights([_load_float(path), *others], lambda name: shares)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
-        folders = [path.parent, *(self.folder / run for run in stage.shares)]
-        config, *configs = [read_mapping(each / CONFIG_NAME, "config") for each in folders]
+        config, *configs = [
+            read_mapping(each / CONFIG_NAME, "config") for each in (path.parent, *folders)
+        ]
         # a mean of two spaces is in neither
-        if any(each["teacher_weights"] != config["teacher_weights"] for each in configs):
+        if any(each.get("teacher_weights") != config.get("teacher_weights") for each in configs):
             write_json(path.parent / CONFIG_NAME, config | {"teacher_weights": None})
+
+    def _folder_of(self, name: str) -> Path:
+        """Folder of an earlier run, or of a committed model."""
+        return Path(name) if name.startswith(COMMITTED) else self.folder / name
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
@@ -440,18 +450,19 @@ class Run:
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
         if not classifier.exists() or len(self.sets) < 2 or not has_all:
             return
-        pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
-        model = DualEncoder.from_pretrained(folder)
-        model.name = stage.name
-        images = [model.encode_images(each.rows["image"]) for each in self.sets]
-        model.model.config.fit, rows = calibrate(
-            model, pretrained, self.sets, images, classifier, bank
-        )
-        rows += measure_search(model, self.sets, images, bank, stage.name)
-        model.model.config.save_pretrained(folder)
+        towers = self.folder / TOWERS
+        rows = fit_search(folder, stage.name, towers, self.sets, classifier, bank)
         measured = {(row.model, row.metric) for row in rows}
         self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
         self.rows += rows
+
+
+def _load_float(path: Path) -> dict[str, Tensor]:
+    """Weights in fp32; those of finished models are stored in fp16."""
+    weights = load_file(path)
+    return {
+        name: each.float() if each.is_floating_point() else each for name, each in weights.items()
+    }
 
 
 def _read_recipe(stage: Stage) -> Recipe:

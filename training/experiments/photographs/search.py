@@ -28,7 +28,7 @@ from training.experiments.photographs.calibrate import calibrate, encode_names, 
 from training.experiments.photographs.data import CLASS_NAMES, CLASSIFIER, write_class_names
 from training.experiments.photographs.everyday import EVERYDAY, captions_of, photos_that_show
 from training.experiments.photographs.towers import save_towers
-from training.hub.cards.facts import read_config
+from training.hub.cards.facts import CONFIG_NAME, read_config
 from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
@@ -105,6 +105,32 @@ def encode_bank(model: DualEncoder, photos: Path) -> np.ndarray:
 def save_bank(folder: Path, captions: np.ndarray):
     """Write the bank of a model that is exported, with the fingerprint of its files."""
     write_bank(folder / BANK_FILE, captions, Space.of(Runtime(folder)).files)
+
+
+def fit_search(
+    folder: Path,
+    name: str,
+    towers: Path,
+    sets: Sequence[RetrievalSet],
+    classifier: Path,
+    bank: np.ndarray,
+) -> list[Row]:
+    """Write the numbers `fit` to the config of a model, and measure its search.
+
+    Args:
+        folder: Folder of the model.
+        name: Name of the model in the results.
+        towers: Folder of the model whose image tower the classifier reads.
+        sets: Validation photographs with captions in every language, at least two sets.
+        classifier: File as `AlignRecipe.classifier`.
+        bank: Embeddings of the captions of the bank, (M, D).
+    """
+    model, pretrained = (DualEncoder.from_pretrained(each) for each in (folder, towers))
+    model.name = name
+    images = [model.encode_images(each.rows["image"]) for each in sets]
+    fit, rows = calibrate(model, pretrained, sets, images, classifier, bank)
+    write_json(folder / CONFIG_NAME, read_config(folder) | {"fit": fit})
+    return rows + measure_search(model, sets, images, bank, name)
 
 
 def measure_search(
@@ -184,15 +210,10 @@ def main(argv: list[str] | None = None):
         save_towers(towers)
         classifier = Path(scratch) / CLASSIFIER
         write_class_names([photos / CLASS_NAMES], classifier, seed=0)
-        model = DualEncoder.from_pretrained(str(folder))
-        bank = encode_bank(model, photos)
-        images = [model.encode_images(each.rows["image"]) for each in sets]
-        pretrained = DualEncoder.from_pretrained(towers)
-        fit, rows = calibrate(model, pretrained, sets, images, classifier, bank)
-        rows += measure_search(model, sets, images, bank, model.name)
-        write_json(folder / "config.json", read_config(folder) | {"fit": fit})
+        bank = encode_bank(DualEncoder.from_pretrained(folder), photos)
+        rows = fit_search(folder, folder.name, towers, sets, classifier, bank)
         save_bank(folder, bank)
-        rows += measure_answers(folder, sets, model.name)
+        rows += measure_answers(folder, sets, folder.name)
         results = Results(
             make_meta(options.photos, None, f"{PROGRAM} --model {options.model}"), rows
         )

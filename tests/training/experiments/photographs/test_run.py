@@ -103,16 +103,17 @@ def test_recipes_follow_each_other_in_the_output_folder(tmp_path, photographs):
     assert all(0 < sum(each.shares.values()) < 1 for each in STAGES if each.shares)
 
 
-def test_a_damaged_training_file_is_named_before_training(tmp_path):
-    (tmp_path / "photos_flickr8k_train.parquet").write_text("broken")
-    with pytest.raises(ValueError, match=r"^photos: .*photos_flickr8k_train\.parquet' is damaged"):
-        open_run(tmp_path)._recipe(STAGES[0])
-
-
-def test_a_folder_without_training_files_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^photos: .*has none of the files that .*tower_teacher\.yaml"
-    ):
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("photos_flickr8k_train", r"^photos: .*photos_flickr8k_train\.parquet' is damaged"),
+        ("other", r"^photos: .*has none of the files that .*tower_teacher\.yaml"),
+    ],
+    ids=["damaged", "without training files"],
+)
+def test_data_that_cannot_be_used_is_named_before_training(tmp_path, file, message):
+    (tmp_path / f"{file}.parquet").write_text("broken")
+    with pytest.raises(ValueError, match=message):
         open_run(tmp_path)._recipe(STAGES[0])
 
 
@@ -128,20 +129,25 @@ def test_a_finished_step_with_other_values_is_refused_by_their_names(tmp_path):
         here._step("tower_align", {"seed": 0, "max_steps": 3}, lambda: None)
 
 
-def test_a_stage_mixes_the_weights_of_earlier_runs_into_its_own(tmp_path):
+def test_a_stage_mixes_the_weights_of_earlier_runs_and_of_a_committed_model_into_its_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     here = open_run(tmp_path)
-    weights = {"first": 1.0, "second": 2.0, "trained": 4.0}
-    for name, value in weights.items():
-        (here.folder / name).mkdir(parents=True)
+    committed = "model_cards/second"
+    for name, value in {"out/first": 1.0, committed: 2.0, "out/trained": 4.0}.items():
+        (tmp_path / name).mkdir(parents=True)
         tensors = {"weight": torch.full((2,), value), "count": torch.tensor(int(value))}
-        save_file(tensors, here.folder / name / "model.safetensors")
-        config = {"teacher_weights": "teacher" if name == "trained" else None}
-        (here.folder / name / "config.json").write_text(json.dumps(config))
-    mixed = run.Stage("trained", AlignRecipe, "align", shares={"first": 0.5, "second": 0.25})
+        if name == committed:
+            tensors["weight"] = tensors["weight"].half()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        config = {"teacher_weights": "teacher" if name == "out/trained" else None}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    mixed = run.Stage("trained", AlignRecipe, "align", shares={"first": 0.5, committed: 0.25})
     here._average(mixed, here.folder / "trained/model.safetensors")
     found = load_file(here.folder / "trained/model.safetensors")
     assert found["weight"].tolist() == [2.0, 2.0]  # 0.5 * 1 + 0.25 * 2 + 0.25 * 4
-    assert found["count"] == 4
+    assert found["count"] == 4 and found["weight"].dtype == torch.float32
     config = json.loads((here.folder / "trained/config.json").read_text())
     assert config["teacher_weights"] is None  # the mean is not in the teacher's space
 
