@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -41,6 +43,9 @@ MAX_SIZES = {
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 TOWER_CONFIGS = ("text_config", "vision_config")
+# a parameter takes at least a byte of a file of weights; fewer than these take little memory, and the error for missing
+# weights names them
+FILES_OF_WEIGHTS, FEW_PARAMETERS = (".safetensors", ".bin"), 2**27
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
@@ -53,8 +58,8 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
         commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: There is none, it is damaged, the config of a part is not an object, or a size is beyond
-            `MAX_SIZES`.
+        ValueError: There is none, it is damaged, the config of a part is not an object, a size is beyond
+            `MAX_SIZES`, or it asks for far more parameters than the weights have.
     """
     check_files(field, name)
     try:
@@ -63,6 +68,7 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
             raise FileNotFoundError("it has no config.json, or an empty one")
         check_value(str, fields.get("model_type", ""), "model_type")
         _check_sizes(fields)
+        _check_parameters(name, commit)
     except OSError as error:
         raise ValueError(
             f"{field}: {name!r} is neither a folder with a config.json nor on the Hub. Name a checkpoint. ({error})"
@@ -120,6 +126,26 @@ def _check_sizes(config: Mapping[str, Any]):
         for each in value if isinstance(value, list) else [value]:
             if largest and isinstance(each, int) and not smallest <= each <= largest:
                 raise ValueError(f"{key} is {each}, expected {smallest} to {largest}")
+
+
+def _check_parameters(name: str, commit: str | None):
+    """Compare the parameters that a config asks for with the size of the weights, before they take memory."""
+    files = {path.name: path.stat().st_size for path in Path(name).glob("*")}
+    if not files:
+        with suppress(
+            OSError, HTTPError
+        ):  # offline: what is cached was checked when it was downloaded
+            info = HfApi().model_info(name, revision=commit, files_metadata=True)
+            files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    stored = sum(files[file] for file in files if file.endswith(FILES_OF_WEIGHTS))
+    parameters = 0
+    with suppress(Exception), torch.device("meta"):  # loading names what cannot be built
+        model = AutoModel.from_config(AutoConfig.from_pretrained(name, revision=commit))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    if stored and parameters > stored + FEW_PARAMETERS:
+        raise ValueError(
+            f"it asks for {parameters:,} parameters, and the files of weights have {stored:,} bytes"
+        )
 
 
 def open_config(field: str, name: str) -> PreTrainedConfig:

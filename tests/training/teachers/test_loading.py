@@ -17,9 +17,10 @@ from transformers import (
     CLIPSegProcessor,
 )
 
-from tests.tiny import PROJECTION_DIM, SMALL, make_image_processor
+from tests.tiny import PROJECTION_DIM, SMALL, VIT, make_image_processor, make_model, save_student
 from tests.tiny_teachers import NUM_POSITIONS, VISION, save_teacher
 from training.experiments.demo.make_teacher import train_tokenizer
+from training.students import load_student
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.lineage import join_licenses, read_license
 from training.teachers.loading import load_model, open_config
@@ -53,6 +54,31 @@ def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to \d"):
         open_config("teacher", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        ("text_config", {"vocab_size": 4_000_000, "hidden_size": 65_536}),
+        ("text_config", {"num_hidden_layers": 100, "intermediate_size": 1_000_000}),
+        ("vision_config", {"image_size": 4096, "patch_size": 1}),
+    ],
+)
+@pytest.mark.parametrize("load", [DualEncoder.from_pretrained, load_student])
+def test_a_config_that_asks_for_more_than_the_weights_have_is_refused(
+    load, part, sizes, tmp_path, tokenizer, processor
+):
+    if load is load_student:
+        save_student(tmp_path, make_model(VIT), processor)
+    else:
+        save_teacher("clip", tmp_path, tokenizer)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[part] |= sizes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"^\w+: the config\.json .* asks for [\d,]{11,} parameters, .* bytes"
+    ):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{}"])
