@@ -50,6 +50,9 @@ def hub(monkeypatch) -> FakeHub:
     return hub
 
 
+HEX_KEY = "0a1b2c3d4e" * 4
+
+
 def target(**fields) -> Target:
     return Target(**({"repo_id": REPO} | fields))
 
@@ -76,14 +79,23 @@ def test_only_listed_files_are_published(folder):
         ("handler.py", "# AIza" + "a1B2" * 8 + "a1B"),
         ("README.md", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.a1B2a1B2"),
         ("README.md", "https://me:a1B2a1B2@example.com/model"),
+        ("README.md", f"machine api.wandb.ai\n  login user\n  password {HEX_KEY}"),
+        ("README.md", f"wandb:\n  api_key: {HEX_KEY}"),
+        ("README.md", f"HOME=/x\nWANDB_API_KEY={HEX_KEY}"),
     ],
 )
 def test_a_token_in_any_text_file_is_refused_with_its_line(folder, name, line):
-    number = (folder / name).read_text(encoding="utf-8").count("\n") + 1
+    number = (folder / name).read_text(encoding="utf-8").count("\n") + 1 + line.count("\n")
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match=f"^{name}, line {number}: has a .* Remove and revoke it"):
         list_files(folder)
+
+
+def test_a_commit_near_the_name_of_a_tracker_is_not_a_key(folder):
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write(f"report_to: wandb\nseed: 1\ncommit: {HEX_KEY}\n")
+    assert "README.md" in list_files(folder)
 
 
 TOKEN = "hf_" + "a1B2" * 9

@@ -43,8 +43,8 @@ MAX_SIZES = {
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 TOWER_CONFIGS = ("text_config", "vision_config")
-# a parameter takes at least a byte of a file of weights; fewer than these take little memory, and the error for missing
-# weights names them
+# a parameter takes at least a byte of a file of weights; fewer than these take little memory, and the error for
+# missing weights names them
 FILES_OF_WEIGHTS, FEW_PARAMETERS = (".safetensors", ".bin"), 2**27
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
