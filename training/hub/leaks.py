@@ -39,8 +39,8 @@ DETECTORS = [
         if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector
     ),
 ]
-# keys of Weights & Biases look like commits: 40 hexadecimal digits in the line of the word, or named as a key in one of
-# the three lines after it, as in netrc and YAML
+# keys of Weights & Biases look like commits: 40 hexadecimal digits in the line of the word, or named as a key in one
+# of the three lines after it, as in netrc and YAML
 WANDB_KEY = re.compile(
     r"wandb(?:.*|.*(?:\n.*){0,2}\n.*(?:key|password|token|secret)\W+)\b[0-9a-f]{40}\b",
     re.IGNORECASE,
