@@ -1,6 +1,6 @@
 """A Hub in memory with the methods of `HfApi` that an upload calls, and with failures on demand.
 
-It behaves as huggingface_hub and the Hub's API document it: `test_fake_hub.py` has the table.
+It behaves as huggingface_hub 2 and the Hub's API document it.
 """
 
 import inspect

@@ -122,13 +122,6 @@ def test_a_request_that_cannot_be_answered_is_named(handler, request_, reason):
         handler(request_)
 
 
-def test_many_labels_in_parts_have_the_embeddings_of_one_pass(handler, monkeypatch):
-    request = {"task": "embed", "inputs": {"texts": [f"label {number}" for number in range(150)]}}
-    found = handler(request)["texts"]
-    monkeypatch.setattr(handler, "texts_at_once", 1000)
-    np.testing.assert_allclose(found, handler(request)["texts"], atol=1e-6)
-
-
 def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch):
     """Each of many hostile images at once may take some hundred megabytes."""
     running, decode = [], module.open_image
@@ -143,10 +136,6 @@ def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch)
     request = {"inputs": png, "parameters": {"candidate_labels": ["a"]}}
     with ThreadPoolExecutor(20) as pool:
         assert len([*pool.map(handler, [request] * 20)]) == 20
-
-
-def test_texts_are_encoded_outside_of_a_request(handler):
-    assert handler.encode_texts(EN).shape[0] == len(EN)
 
 
 def test_embeddings_are_those_of_the_model(handler, outputs, images):

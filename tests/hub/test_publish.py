@@ -50,6 +50,9 @@ def hub(monkeypatch) -> FakeHub:
     return hub
 
 
+HEX_KEY = "0a1b2c3d4e" * 4
+
+
 def target(**fields) -> Target:
     return Target(**({"repo_id": REPO} | fields))
 
@@ -76,14 +79,23 @@ def test_only_listed_files_are_published(folder):
         ("handler.py", "# AIza" + "a1B2" * 8 + "a1B"),
         ("README.md", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.a1B2a1B2"),
         ("README.md", "https://me:a1B2a1B2@example.com/model"),
+        ("README.md", f"machine api.wandb.ai\n  login user\n  password {HEX_KEY}"),
+        ("README.md", f"wandb:\n  api_key: {HEX_KEY}"),
+        ("README.md", f"HOME=/x\nWANDB_API_KEY={HEX_KEY}"),
     ],
 )
 def test_a_token_in_any_text_file_is_refused_with_its_line(folder, name, line):
-    number = (folder / name).read_text(encoding="utf-8").count("\n") + 1
+    number = (folder / name).read_text(encoding="utf-8").count("\n") + 1 + line.count("\n")
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match=f"^{name}, line {number}: has a .* Remove and revoke it"):
         list_files(folder)
+
+
+def test_a_commit_near_the_name_of_a_tracker_is_not_a_key(folder):
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write(f"report_to: wandb\nseed: 1\ncommit: {HEX_KEY}\n")
+    assert "README.md" in list_files(folder)
 
 
 TOKEN = "hf_" + "a1B2" * 9
@@ -142,26 +154,26 @@ def test_a_text_with_a_folder_of_this_machine_is_refused(folder, monkeypatch, ho
         list_files(folder)
 
 
-def test_a_link_that_leaves_the_folder_is_refused(folder, tmp_path):
-    (tmp_path / "secret").write_text("secret")
-    (folder / "onnx/zz.onnx").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match=r"onnx/zz\.onnx"):
-        list_files(folder)
-
-
-@pytest.mark.parametrize("name", ["README.md", "results.json"])
-def test_a_folder_in_place_of_a_file_is_refused(folder, name):
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).mkdir()
-    with pytest.raises(ValueError, match=f"{name} is not a file"):
-        list_files(folder)
-
-
-@pytest.mark.parametrize("name", ["onnx", "onnx/model.onnx"])
-def test_exports_behind_a_link_are_not_left_out(folder, tmp_path, name):
-    (folder / name).rename(tmp_path / "elsewhere")
-    (folder / name).symlink_to(tmp_path / ("elsewhere" if name == "onnx" else "nowhere"))
-    with pytest.raises(ValueError, match=f"{name} is a link to a folder, or to nothing"):
+@pytest.mark.parametrize(
+    ("name", "target", "reason"),
+    [
+        ("onnx/zz.onnx", "a file", "is a link to a file outside the folder"),
+        # exports behind a link are not left out
+        ("onnx", "a folder", "is a link to a folder, or to nothing"),
+        ("onnx/model.onnx", "nothing", "is a link to a folder, or to nothing"),
+        ("README.md", None, "is not a file"),
+    ],
+)
+def test_links_and_folders_in_place_of_files_are_refused(folder, tmp_path, name, target, reason):
+    (tmp_path / "a file").write_text("secret")
+    (tmp_path / "a folder").mkdir()
+    if (folder / name).exists():
+        (folder / name).rename(tmp_path / "moved")
+    if target is None:
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=f"{name} {reason}"):
         list_files(folder)
 
 
@@ -237,6 +249,8 @@ def test_repeated_upload_makes_no_commit(hub, folder):
     again = upload(folder, target())
     assert first.changed and not again.changed and again.commit == first.commit
     assert len(hub.commits) == 2  # the initial commit, and one with all files
+    with pytest.raises(PublishError, match="is public"):
+        upload(folder, target(private=True))
 
 
 def test_deleted_files_are_removed_and_other_files_of_the_repo_kept(hub, folder):
@@ -274,12 +288,6 @@ def test_permanent_fault_is_not_retried(hub, folder):
     with pytest.raises(PublishError, match="403"):
         upload(folder, target())
     assert len(hub.failures) == 8
-
-
-def test_public_repo_is_refused_if_private_is_set(hub, folder):
-    upload(folder, target())
-    with pytest.raises(PublishError, match="is public"):
-        upload(folder, target(private=True))
 
 
 def test_a_failed_upload_names_the_command_that_repeats_it(hub, folder):

@@ -10,10 +10,8 @@ from transformers import CLIPImageProcessor
 
 from modeling_dcclip import DCCLIPProcessor, image_dcclip
 from modeling_dcclip.image_dcclip import (
-    MAX_ASPECT_RATIO,
     DecompressionBomb,
     ImageError,
-    crop_to_aspect,
     fit_image,
     open_image,
     square_input,
@@ -85,13 +83,6 @@ def test_a_limit_of_pixels_includes_its_last_pixel(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**4)
     assert open_image(file).size == (100, 100)
     assert open_image(file, max_pixels=10**4).size == (100, 100)
-
-
-def test_long_images_are_cropped():
-    wide = np.arange(MAX_ASPECT_RATIO + 9, dtype=np.uint8)[None]
-    for pixels in (wide, wide.T):
-        cropped = np.array(crop_to_aspect(Image.fromarray(pixels)))
-        assert np.array_equal(cropped.ravel(), wide[0, 4:-5])
 
 
 def by_training(image, squash):

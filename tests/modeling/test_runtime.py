@@ -8,24 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
-from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from modeling_dcclip import DCCLIPModel
-from modeling_dcclip.runtime_dcclip import ImagePreprocessor, Runtime
+from modeling_dcclip.runtime_dcclip import Runtime
 
 pytestmark = pytest.mark.slow
-
-SQUARE = {"height": 48, "width": 48}
-PROCESSORS = {
-    "crop": CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
-    "resize": CLIPImageProcessor(size=SQUARE, do_center_crop=False),  # and states a size to crop to
-    "squash": ViTImageProcessor(size=SQUARE, resample=3, do_convert_rgb=True),
-    "bilinear": ViTImageProcessor(size=SQUARE, resample=2, do_convert_rgb=True),
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +38,12 @@ def folder(color_model, tmp_path):
     return shutil.copytree(color_model, tmp_path / "model")
 
 
-@pytest.fixture(scope="module")
-def odd_images(images):
-    """Images of unusual sizes and modes: transparent, gray, palette, smaller than the model's input."""
-    wide = images[2].resize((331, 90))
-    transparent = images[3].resize((500, 375))
-    transparent.putalpha(transparent.convert("L"))
-    palette = images[1].resize((61, 97)).quantize(16)
-    palette.info["transparency"] = 3
-    return [images[0], wide, transparent, palette, wide.convert("L"), images[0].convert("CMYK")]
-
-
 @pytest.fixture
 def expected(exported, processor, images, texts):
     """What the PyTorch model returns."""
     model = DCCLIPModel.from_pretrained(exported).eval()
     with torch.no_grad():
         return model(**processor(images=images, text=texts, return_tensors="pt"))
-
-
-def test_tall_images_are_resized_in_the_order_of_torchvision():
-    pixels = np.random.default_rng(0).integers(0, 256, (333, 160, 3), np.uint8)
-    size = {"height": 256, "width": 256}
-    preprocess = ImagePreprocessor({"do_resize": True, "size": size, "resample": 3})
-    channels = torch.from_numpy(pixels).permute(2, 0, 1)
-    expected = resize(channels, [256, 256], InterpolationMode.BICUBIC, antialias=True)
-    assert np.abs(preprocess(Image.fromarray(pixels)) - expected.numpy()).max() <= 1
-
-
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_preprocessing_is_close_to_the_hugging_face_image_processor(odd_images, name):
-    """Pillow's resize rounds and clips differently from torch's, by less than a quarter of 255 levels on average."""
-    preprocess = ImagePreprocessor(PROCESSORS[name].to_dict())
-    for image in odd_images:
-        expected = PROCESSORS[name]([image], return_tensors="np")["pixel_values"][0]
-        difference = np.abs(preprocess(image) - expected) * preprocess.std  # in 1/255
-        assert difference.max() < 12 and difference.mean() < 0.25, f"{image.size} {image.mode}"
 
 
 def test_embeddings_equal_the_pytorch_model(full, expected, images, texts):

@@ -103,13 +103,6 @@ def test_hidden_states_that_a_cut_tower_cannot_give_are_left_out(inputs):
 
 
 @torch.no_grad()
-def test_a_tuple_has_the_fields_of_the_output_in_their_order(model, inputs):
-    output = model(**inputs, return_loss=True)
-    values = model(**inputs, return_loss=True, return_dict=False)
-    assert all(map(torch.equal, values[:5], output.to_tuple()[:5]))
-
-
-@torch.no_grad()
 def test_single_towers_return_embeddings_first_as_in_clip(model, inputs, tokens, tmp_path):
     model.save_pretrained(tmp_path)
     image = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path).eval()
@@ -160,26 +153,6 @@ def test_resized_token_embeddings_encode_old_texts_equally(model, tokens):
     model.resize_token_embeddings(610)
     assert model.config.text_config.vocab_size == 610
     assert torch.equal(model.get_text_features(**tokens).pooler_output, expected)
-
-
-def test_the_model_exports_with_any_batch_and_length(model, inputs):
-    batch = torch.export.Dim("batch", min=2)
-    length = torch.export.Dim("length", min=2, max=32)
-    text = {0: batch, 1: length}
-    shapes = {"input_ids": text, "pixel_values": {0: batch}, "attention_mask": text}
-    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-    fewer = {name: value[:3] for name, value in inputs.items()}
-    with torch.no_grad():
-        found = program.module()(**fewer)
-        expected = model(**fewer)
-    torch.testing.assert_close(found.text_embeds, expected.text_embeds, rtol=1e-4, atol=1e-4)
-
-
-def test_the_model_is_built_on_the_meta_device(towers):
-    with torch.device("meta"):
-        model = DCCLIPModel(make_config(*towers))
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-    assert model.config.vision_width == make_model(*towers).config.vision_width
 
 
 @pytest.mark.parametrize("value", [float("nan"), -100.0])

@@ -41,16 +41,6 @@ def test_every_file_that_the_page_loads_is_copied(build, exported, tmp_path):
         assert (tmp_path / "site" / name).is_file(), name
 
 
-def test_a_logit_scale_of_half_precision_is_read(build, exported, model, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "model")
-    model.half().save_pretrained(folder)
-    expected = model.logit_scale.float().exp().item()
-    model.float()
-    build(folder, tmp_path / "site")
-    site = json.loads((tmp_path / "site/site.json").read_text(encoding="utf-8"))
-    assert site["logit_scale"] == pytest.approx(expected)
-
-
 def test_a_model_that_was_not_exported_is_refused_with_the_next_step(build, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
     run = build(folder, tmp_path / "site", check=False)

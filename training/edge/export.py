@@ -53,9 +53,7 @@ def export(options: ExportOptions) -> list[Verdict]:
         scratch_folder(output_dir / "export") as scratch,
     ):
         if export_format.suffix:
-            verdicts = _write_files(
-                options, Gate(model, data, export_format, options.threads), scratch
-            )
+            verdicts = _write_files(options, Gate(model, data, export_format), scratch)
         else:
             # its final place, which some layouts contain as a path
             target = output_dir / export_format.name

@@ -10,8 +10,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
-from training.utils.ranges import Count
-
 TOWERS = ("vision", "text")
 
 
@@ -39,7 +37,6 @@ class ExportOptions:
             Otherwise such data are refused.
         label_column: Column of the class names in `data`, in either language. Default: the first usual name whose
             labels are class names.
-        threads: Threads of one operator during the latency measurement.
         overwrite: Replace files in `output_dir` that an export did not write.
     """
 
@@ -55,7 +52,6 @@ class ExportOptions:
     image_column: str | None = None
     allow_paths: bool = False
     label_column: str | None = None
-    threads: Count = 1
     overwrite: bool = False
 
 

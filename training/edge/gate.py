@@ -30,16 +30,12 @@ class Gate:
         student: The model in PyTorch.
         data: Images and class names.
         export_format: Format of the files.
-        threads: Threads of one operator during the latency measurement.
     """
 
-    def __init__(
-        self, student: DualEncoder, data: GateData, export_format: Format, threads: int = 1
-    ):
+    def __init__(self, student: DualEncoder, data: GateData, export_format: Format):
         self.student = student
         self.data = data
         self.format = export_format
-        self.threads = threads
         self.reference = Encoded(encode_cells(student, data), encode_names(student, data))
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
@@ -91,12 +87,12 @@ class Gate:
         return inputs
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
-        """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
+        """Median latency at batch 1 on one thread in milliseconds, and the median of its ratios to fp32."""
         open_tower = self.format.functions.open_tower
         inputs = self._inputs(tower)
         runs = {
-            "fp32": partial(_run, open_tower(fp32, self.threads), inputs),
-            "variant": partial(_run, open_tower(path, self.threads), inputs),
+            "fp32": partial(_run, open_tower(fp32, 1), inputs),
+            "variant": partial(_run, open_tower(path, 1), inputs),
         }
         times = interleaved_ms(runs)
         ratios = np.divide(times["variant"], times["fp32"])

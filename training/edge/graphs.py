@@ -42,13 +42,7 @@ def write_tower(
 
 
 def open_tower(path: Path, threads: int = 0) -> Runner:
-    """Open a graph on the CPU as a function from inputs by name to embeddings; `open_session` describes the rest."""
-    session = open_session(path, threads)
-    return lambda inputs: session.run(None, inputs)[0]
-
-
-def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU.
+    """Open a graph on the CPU as a function from inputs by name to embeddings.
 
     Args:
         path: Path of the file.
@@ -62,12 +56,15 @@ def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # errors only: ONNX Runtime warns of every constant that it folds
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{path.name}: ONNX Runtime {onnxruntime.__version__} on this machine has no kernel for it ({reason})."
         ) from error
+    return lambda inputs: session.run(None, inputs)[0]
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):

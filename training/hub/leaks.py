@@ -2,6 +2,7 @@
 
 import mmap
 import re
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,13 @@ DETECTORS = [
         if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector
     ),
 ]
+# keys of Weights & Biases look like commits: 40 hexadecimal digits in the line of the word, or named as a key in one
+# of the three lines after it, as in netrc and YAML
+WANDB_KEY = re.compile(
+    r"wandb(?:.*|.*(?:\n.*){0,2}\n.*(?:key|password|token|secret)\W+)\b[0-9a-f]{40}\b",
+    re.IGNORECASE,
+)
+LINES_OF_KEY = 4
 # the pieces of a vocabulary may look like paths
 WITHOUT_PATHS = ("tokenizer.json",)
 # in a binary file; UTF-16 has NUL between the characters
@@ -59,13 +67,15 @@ def check_content(folder: Path, name: str):
     is_text = not name.endswith(BINARY)
     private = {Path.home(), Path.cwd(), folder.absolute().parent}
     places = sorted(f"{place}/" for place in private if len(place.parts) > 1)
+    recent: deque[str] = deque(maxlen=LINES_OF_KEY)
     for number, line in enumerate(_lines(folder / name), 1):
         where = f"{name}, line {number}" if is_text else f"{name}, its metadata"
-        for detector in DETECTORS:
-            if any(detector.analyze_string(line)):
-                raise ValueError(
-                    f"{where}: has a {detector.secret_type}. Remove and revoke it before publishing."
-                )
+        recent.append(line)
+        found = [each.secret_type for each in DETECTORS if any(each.analyze_string(line))]
+        if WANDB_KEY.search("\n".join(recent)):
+            found.append("key of Weights & Biases")
+        if found:
+            raise ValueError(f"{where}: has a {found[0]}. Remove and revoke it before publishing.")
         place = next((place for place in places if place in line), None)
         if place is not None and is_text and name not in WITHOUT_PATHS:
             raise ValueError(

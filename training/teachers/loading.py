@@ -3,10 +3,14 @@
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,13 +23,29 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_dcclip.runtime_dcclip import read_tokenizer
 from training.teachers.family import TOWER_MODULES, Family
 from training.text.tokenizers import load_tokenizer
 from training.utils.cli import one_line
-from training.utils.reading import check_value
+from training.utils.reading import check_value, read_mapping, require_regular
 
+# largest sizes of a config, by the first pattern of their name; a damaged one, or a stranger's, would take all memory
+# before an error names it. Those that are named whole are at least 1.
+MAX_SIZES = {
+    "num_hidden_layers": 1024, "num_attention_heads": 1024, "hidden_size": 65_536, "projection_dim": 65_536,
+    "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
+    "max_text_length": 8192, "image_size": 4096,
+    r"((n|num|encoder|decoder)_(\w+_)?(layers?|experts)|num_blocks|depths?)": 1024,
+    r"num_(labels|classes)": 65_536,
+    r"\w+_vocab_size": 4_194_304,
+    r"\w+_(size|dim|width|heads|channels)": 65_536,
+}  # fmt: skip
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+TOWER_CONFIGS = ("text_config", "vision_config")
+# a parameter takes at least a byte of a file of weights; fewer than these take little memory, and the error for
+# missing weights names them
+FILES_OF_WEIGHTS, FEW_PARAMETERS = (".safetensors", ".bin"), 2**27
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
@@ -38,13 +58,17 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
         commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: There is none, or it is damaged.
+        ValueError: There is none, it is damaged, the config of a part is not an object, a size is beyond
+            `MAX_SIZES`, or it asks for far more parameters than the weights have.
     """
+    check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
         if not fields:
             raise FileNotFoundError("it has no config.json, or an empty one")
         check_value(str, fields.get("model_type", ""), "model_type")
+        _check_sizes(fields)
+        _check_parameters(name, commit)
     except OSError as error:
         raise ValueError(
             f"{field}: {name!r} is neither a folder with a config.json nor on the Hub. Name a checkpoint. ({error})"
@@ -54,6 +78,74 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
             f"{field}: the config.json of {name!r} is damaged ({error}). Copy the file again."
         ) from error
     return fields
+
+
+def check_files(field: str, name: str):
+    """Name a damaged file of a checkpoint's folder, for which transformers has no clear error.
+
+    Raises:
+        ValueError: A file of JSON holds no mapping, or the tokenizer or the head of the weights cannot be read.
+    """
+    folder = Path(name)
+    for path in folder.glob("*"):
+        require_regular(path, field)
+    for file in (
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer_config.json",
+    ):
+        if (folder / file).exists():
+            read_mapping(folder / file, field)
+    for path in [*folder.glob("tokenizer.json"), *folder.glob("*.safetensors")]:
+        try:
+            if path.suffix == ".json":
+                read_tokenizer(path)
+            else:
+                with safe_open(path, "pt"):
+                    pass
+        except Exception as error:  # tokenizers raises Exception itself
+            cause = one_line(error)[:200]
+            raise ValueError(
+                f"{field}: {path} is damaged ({cause}). Copy the file again."
+            ) from error
+
+
+def _check_sizes(config: Mapping[str, Any]):
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value)
+            continue
+        # null stands for defaults, which no checkpoint of two towers has
+        if key in TOWER_CONFIGS or (key.endswith("_config") and value is not None):
+            raise ValueError(f"{key} is {value!r}, expected an object")
+        largest = next(
+            (MAX_SIZES[pattern] for pattern in MAX_SIZES if re.fullmatch(pattern, key)), None
+        )
+        smallest = 1 if key in MAX_SIZES else -1
+        for each in value if isinstance(value, list) else [value]:
+            if largest and isinstance(each, int) and not smallest <= each <= largest:
+                raise ValueError(f"{key} is {each}, expected {smallest} to {largest}")
+
+
+def _check_parameters(name: str, commit: str | None):
+    """Compare the parameters that a config asks for with the size of the weights, before they take memory."""
+    files = {path.name: path.stat().st_size for path in Path(name).glob("*")}
+    if not files:
+        with suppress(
+            OSError, HTTPError
+        ):  # offline: what is cached was checked when it was downloaded
+            info = HfApi().model_info(name, revision=commit, files_metadata=True)
+            files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    stored = sum(files[file] for file in files if file.endswith(FILES_OF_WEIGHTS))
+    parameters = 0
+    with suppress(Exception), torch.device("meta"):  # loading names what cannot be built
+        model = AutoModel.from_config(AutoConfig.from_pretrained(name, revision=commit))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    if stored and parameters > stored + FEW_PARAMETERS:
+        raise ValueError(
+            f"it asks for {parameters:,} parameters, and the files of weights have {stored:,} bytes"
+        )
 
 
 def open_config(field: str, name: str) -> PreTrainedConfig:

@@ -72,17 +72,6 @@ def test_a_loss_in_one_language_is_refused_in_its_name(check, language):
     assert f"loses 60.00 points of top-1 in {language}, from 100.00 % to 40.00 %" in reason
 
 
-@pytest.mark.parametrize(
-    ("variant", "num_lost", "kept"), [("int8", 1, True), ("int8", 2, False), ("fp32", 1, False)]
-)
-def test_a_variant_may_lose_one_image_of_a_small_set_and_fp32_none(check, variant, num_lost, kept):
-    wrong = REFERENCE.images.clone()
-    wrong[:num_lost] = EYE[1]
-    verdict = check("vision", replace(REFERENCE, images=wrong), variant)
-    assert verdict.kept == kept
-    assert verdict.lost_points == pytest.approx({"en": 10.0 * num_lost, "zh": 10.0 * num_lost})
-
-
 def test_nan_in_one_language_is_refused_and_not_timed(check, monkeypatch):
     broken = EYE.clone()
     broken[2, 0] = float("nan")

@@ -1,7 +1,6 @@
 """Model folders in the layout of open_clip give the embeddings of transformers."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -53,17 +52,6 @@ def test_a_layout_equals_transformers_in_both_languages(export_layout, capsys):
     assert record["lost_points"] == {"en": 0, "zh": 0}
     assert record["bytes"] == sum(path.stat().st_size for path in (folder / "open_clip").iterdir())
     assert "open-clip-torch" in export_record["runs"][0]["versions"]
-
-
-def test_a_truncated_model_has_its_dimensions_in_a_layout(export_layout, finished, tmp_path):
-    model = shutil.copytree(finished, tmp_path / "model")
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    (model / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    folder = export_layout(model)
-    layout = json.loads((folder / "open_clip/open_clip_config.json").read_text(encoding="utf-8"))
-    assert layout["model_cfg"]["embed_dim"] == 8
-    (record,) = Results.read(folder / "results.json").meta["export"]["verdicts"]
-    assert record["kept"]
 
 
 def test_a_refused_layout_is_removed_and_other_exports_stay(export_layout, capsys, monkeypatch):

@@ -79,16 +79,6 @@ def test_a_new_card_states_its_size_and_the_words_of_its_author(folder):
     assert "- Few images.\n- A score is" in text
 
 
-def test_the_metadata_name_language_task_lineage_and_data(folder):
-    data = card_of(folder).data
-    assert sorted(data.language) == ["en", "zh"]
-    assert data.base_model == ["a/tower"]
-    assert data.datasets == ["some/images"]
-    assert data.pipeline_tag == "zero-shot-image-classification"
-    assert data.license == "cc-by-nc-4.0"  # MIT restricts no further
-    assert data.eval_results is None
-
-
 def test_a_model_is_named_by_the_title_of_its_card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/teacher").mkdir(parents=True)
@@ -122,13 +112,6 @@ def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder, exam
     )
     assert lines[call + 1] == "# fox 0.988, dog 0.012"
     assert lines[call + 3] == "# 狗 0.600, 狐狸 0.400 (wrong: the correct label is 狐狸)"
-
-
-def test_the_widget_shows_the_example_in_each_language(folder, example):
-    widget = card_of(folder, example, repo_id="me/model").data.to_dict()["widget"]
-    source = "https://huggingface.co/me/model/resolve/main/a.png"
-    found = [(each["src"], each["candidate_labels"]) for each in widget]
-    assert found == [(source, "fox, dog"), (source, "狐狸, 狗")]
 
 
 def test_a_refreshed_card_keeps_what_was_edited(folder):
@@ -249,15 +232,6 @@ def test_licenses_of_all_origins_are_named(folder, fields, license, terms):
     assert card.data.license == license
     assert terms in card.text
     assert ("Apache License 2.0" in card.text) == (license == "apache-2.0")
-
-
-def test_the_license_that_an_owner_states_is_kept(folder):
-    change_config(folder, **NO_ORIGIN)
-    write_card(folder)
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8").replace("library_name", "license: mit\nlibrary_name", 1)
-    path.write_text(text, encoding="utf-8")
-    assert card_of(folder).data.license == "mit"
 
 
 def test_licenses_of_the_data_are_those_of_their_cards(folder, tmp_path):

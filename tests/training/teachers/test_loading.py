@@ -1,6 +1,8 @@
 """Checkpoints that lack a weight, or whose tokenizer or config does not fit."""
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from transformers import (
     CLIPSegProcessor,
 )
 
-from tests.tiny import PROJECTION_DIM, SMALL, make_image_processor
+from tests.tiny import PROJECTION_DIM, SMALL, VIT, make_image_processor, make_model, save_student
 from tests.tiny_teachers import NUM_POSITIONS, VISION, save_teacher
 from training.experiments.demo.make_teacher import train_tokenizer
+from training.students import load_student
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.lineage import join_licenses, read_license
 from training.teachers.loading import load_model, open_config
@@ -42,12 +45,72 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
         DualEncoder.from_pretrained(folder, field="teacher")
 
 
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "num_layers", "n_layer", "depths", "num_labels"]
+)
+def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
+    number = [2, 10**6] if key == "depths" else 10**6
+    config = {"model_type": "clip", "text_config": {key: number}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to \d"):
+        open_config("teacher", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        ("text_config", {"vocab_size": 4_000_000, "hidden_size": 65_536}),
+        ("text_config", {"num_hidden_layers": 100, "intermediate_size": 1_000_000}),
+        ("vision_config", {"image_size": 4096, "patch_size": 1}),
+    ],
+)
+@pytest.mark.parametrize("load", [DualEncoder.from_pretrained, load_student])
+def test_a_config_that_asks_for_more_than_the_weights_have_is_refused(
+    load, part, sizes, tmp_path, tokenizer, processor
+):
+    if load is load_student:
+        save_student(tmp_path, make_model(VIT), processor)
+    else:
+        save_teacher("clip", tmp_path, tokenizer)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[part] |= sizes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"^\w+: the config\.json .* asks for [\d,]{11,} parameters, .* bytes"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, "{}"])
 def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"^student: .* is neither a folder with a config\.json"):
         open_config("student", str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3, True])
+@pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
+def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
+    config = {"model_type": "clip", "text_config": {}, "vision_config": {}, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if (key, value) == ("audio_config", None):  # a model without this part
+        assert open_config("teacher", str(tmp_path)).audio_config is None
+    else:
+        with pytest.raises(
+            ValueError, match=rf"^teacher: the config\.json of .*{key} is {re.escape(repr(value))}"
+        ):
+            open_config("teacher", str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(tmp_path, tokenizer, name):
+    folder = save_teacher("clip", tmp_path, tokenizer)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"^teacher: .*{name}.* is a pipe or a device"):
+        open_config("teacher", str(folder))
 
 
 @pytest.mark.parametrize("size", [400, 800])
@@ -120,8 +183,8 @@ def test_code_of_a_model_is_not_run_before_someone_has_read_it(clipseg):
 
 def test_the_config_of_a_checkpoint_is_opened_or_named(clipseg):
     assert open_config("student.text_init", str(clipseg)).model_type == "clipseg"
-    for value in ("no_such", 3):
-        config = json.loads((clipseg / "config.json").read_text()) | {"model_type": value}
+    for name, value in {"model_type": "no_such", "projection_dim": 10**9}.items():
+        config = json.loads((clipseg / "config.json").read_text()) | {name: value}
         (clipseg / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=rf"^student\.text_init: .*{value}"):
             open_config("student.text_init", str(clipseg))
