@@ -44,6 +44,9 @@ DIMENSIONS_PER_BYTE = 8  # of each bit of the codes
 PROBES = 20  # partitions of some thousand vectors that a query reads at least
 CANDIDATES = 300  # vectors of them whose exact similarity is computed
 CACHE_BYTES = 2**30  # Lance keeps the parts of the index that it has read in memory
+WEEKEND = (
+    "date_part('dow', CAST(substr(date, 1, 10) AS DATE)) IN (0, 6)"  # of `recurring` in Lance's SQL
+)
 SHOWN = ["path", "date", "digest", "size", "mtime_ns"]
 
 
@@ -331,19 +334,10 @@ def _condition(chosen: Filter) -> str | None:
     if chosen.before is not None:
         conditions.append(f"date <= {_quoted(end_of(chosen.before))}")
     if chosen.every is not None:
-        conditions.append(_days_of(chosen.every))
+        conditions.append(WEEKEND if chosen.every == "weekend" else recurring(chosen.every))
     if chosen.path is not None:
         conditions.append(f"searched LIKE {_quoted(_like(chosen.path))}")
     return " AND ".join(conditions) or None
-
-
-def _days_of(every: str) -> str:
-    """Condition of `recurring` in Lance's SQL."""
-    if every == "weekend":
-        return "date_part('dow', CAST(substr(date, 1, 10) AS DATE)) IN (0, 6)"
-    condition, values = recurring(every)
-    quoted = [_quoted(str(value).replace("?", "_").replace("*", "%")) for value in values]
-    return condition.replace("GLOB", "LIKE").replace("?", "{}").format(*quoted)
 
 
 def _like(pattern: str) -> str:

@@ -88,8 +88,7 @@ class Filter:
         if self.before is not None:
             conditions["date <= ?"] = [end_of(self.before)]
         if self.every is not None:
-            days, limits = recurring(self.every)
-            conditions[days] = limits
+            conditions[recurring(self.every)] = []
         if self.path is not None:
             glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
             pattern = glob if {*"*?"} & {*glob} else f"*{glob}*"
