@@ -105,7 +105,7 @@ def status(page):
 def test_all_photographs_are_shown_by_month(visit, window, total, month):
     page = visit(window)
     assert status(page) == total
-    assert page.locator("h2").first.text_content() == month
+    assert page.locator("main h2").first.text_content() == month
     assert names(page)[0] == "199.png"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -155,7 +155,7 @@ def test_what_fits_stands_above_a_line(calibrated, visit):
     page = visit(server=SearchServer(calibrated, port=0))
     search(page, "red")
     assert status(page) == "1 fit, 4 others below"
-    assert page.locator("h2").all_text_contents() == ["Less likely"]
+    assert page.locator("main h2").all_text_contents() == ["Less likely"]
     sections = page.locator("section:visible")
     assert [sections.nth(n).locator("figure").count() for n in (0, 1)] == [1, 4]
     page.locator("#path").evaluate("(field) => (field.value = 'red')")
@@ -228,7 +228,7 @@ def test_esc_clears_and_back_returns_to_the_search(visit):
     search(page, "red -green")
     assert "without green" in status(page)
     page.keyboard.press("Escape")
-    page.locator("h2").first.wait_for()
+    page.locator("main h2").first.wait_for()
     assert page.get_by_role("searchbox").input_value() == ""
     page.go_back()
     page.wait_for_function("() => document.querySelector('#q').value === 'red -green'")
@@ -468,7 +468,7 @@ def test_the_month_stays_in_view_and_nothing_is_drawn_far_away(visit):
 def test_results_by_date_have_a_heading_only_after_full_rows(visit):
     page = visit(hash="#q=red&sort=date")
     page.locator(".tile").nth(30).wait_for()
-    headings = page.locator("h2").all_text_contents()
+    headings = page.locator("main h2").all_text_contents()
     assert 10 < len(headings) < 45  # 200 photographs of 46 months
     assert " – " in headings[0]
     full = page.locator("section").evaluate_all(
