@@ -23,6 +23,7 @@ from modeling_dcclip.search.index.settings import (
     write_lock,
     write_settings,
 )
+from modeling_dcclip.search.index.upgrade import upgrade_index
 from tests.search.conftest import names
 
 
@@ -51,19 +52,9 @@ def change(path, statement):
         catalog.execute(statement)
 
 
-def copy_from_another_index(path):
-    """A sound catalog, of the same photographs."""
-    with (
-        Index.open(path.parent) as index,
-        Index.open(path.parents[1] / "other", index.runtime, create=True) as other,
-    ):
-        other.add(*index.folders)
-        shutil.copyfile(other.folder / path.name, path)
-
-
 LOSE_THE_VECTORS = "DELETE FROM segments"
 VERSION = "PRAGMA application_id = 0"  # as of an earlier version
-DAMAGES = [Path.unlink, cut_in_half, copy_from_another_index]
+DAMAGES = [Path.unlink, cut_in_half]
 DAMAGES += [
     partial(change, statement=statement)
     for statement in (
@@ -88,6 +79,38 @@ def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
     assert report.embedded == 6
     assert report.lost
     assert found(folder) == before
+
+
+def take_settings(folder, other):
+    for name in ("settings.json", "settings.backup.json"):
+        shutil.copyfile(other / name, folder / name)
+
+
+def link_settings(folder, other):
+    for name in ("settings.json", "settings.backup.json"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(other / name)
+
+
+@pytest.mark.parametrize("is_upgraded", [False, True])
+@pytest.mark.parametrize("swap", [take_settings, link_settings])
+def test_settings_of_another_index_are_refused_and_nothing_is_rebuilt(
+    folder, photos, color_model, swap, is_upgraded
+):
+    with Index.open(folder.parent / "other", color_model, create=True) as other:
+        other.add(photos / "a")
+        if is_upgraded:  # its catalog has a number that this index does not have
+            upgrade_index(other, color_model)
+    swap(folder, other.folder)
+    before = {path.name: path.read_bytes() for path in folder.glob("catalog-*")}
+    for create in (False, True):
+        with pytest.raises(ValueError, match=r"has the settings of index \w{8}, but the data of"):
+            Index.open(folder, create=create)
+    assert {path.name: path.read_bytes() for path in folder.glob("catalog-*")} == before
+    for path in folder.glob("catalog-*"):
+        path.unlink()
+    with Index.open(folder, create=True) as index:  # the user asked for it
+        assert index.add().embedded == 2
 
 
 def test_damaged_data_without_folders_are_not_dropped(folder):

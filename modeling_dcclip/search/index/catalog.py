@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,18 +220,18 @@ class Catalog(Database):
         if not create and not os.path.exists(path):
             raise DamagedIndexError(path, "it is missing")
         script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
-        identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
             script += f" BEGIN IMMEDIATE; {SCHEMA} {WORD_TABLES} INSERT INTO sums {_TAKE_SUMS};"
             script += (
-                f" PRAGMA application_id = {FORMAT}; PRAGMA user_version = {identity}; COMMIT;"
+                f" CREATE TABLE identity (owner TEXT NOT NULL); PRAGMA application_id = {FORMAT};"
             )
+            script += f" INSERT INTO identity VALUES ('{owner}'); COMMIT;"
         super().__init__(path, script)
         if create:  # names are private
             path.chmod(0o600)
         if self.value("PRAGMA application_id") != FORMAT:
             raise self.damage("it is of a different version")
-        if self.value("PRAGMA user_version") != identity:
+        if self.column("SELECT owner FROM identity") != [owner]:
             raise self.damage("it belongs to a different index")
         for function in (search_text, date_in_name, date_of_folder, name_words):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
@@ -580,6 +580,13 @@ def require_own_file(path: Path):
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise DamagedIndexError(path, "it is a link, or not a file")
+
+
+def read_owner(path: Path) -> str | None:
+    """Name of the index that a catalog belongs to; None if the file does not tell."""
+    with suppress(DamagedIndexError), closing(Database(path, "")) as found:
+        return found.value("SELECT owner FROM identity")
+    return None
 
 
 def distinct_files(files: Sequence[File]) -> list[File]:

@@ -125,7 +125,7 @@ class Index:
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
         self._nouns: np.ndarray | None = None
-        self._bank: tuple[np.ndarray | None] | None = None  # None before it was looked for
+        self._bank: np.ndarray | None = None
         self._files = ""  # fingerprint of those that encode
         self.hubs = Hubs(self.catalog, self.store)
 
@@ -521,8 +521,9 @@ class Index:
             if self._bank is None:
                 runtime = self.runtime
                 bank = read_bank(runtime, self._files)
-                self._bank = (None if bank is None else self._to_space(bank),)
-            return self._bank[0]
+                # a model may get its bank while the index is open
+                self._bank = None if bank is None else self._to_space(bank)
+            return self._bank
 
     def standard_scores(
         self, rows: np.ndarray, queries: np.ndarray, nouns: np.ndarray

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
-from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError, Database
+from modeling_dcclip.search.index.catalog import Catalog, DamagedIndexError, Database, read_owner
 from modeling_dcclip.search.index.space import Space
 from modeling_dcclip.search.index.vectors import VectorStore
 from modeling_dcclip.search.messages import Message, UserError, cause_of, joined, message_of
@@ -186,8 +186,28 @@ def catalog_path(folder: Path, number: int) -> Path:
 
 def open_catalog(folder: Path, settings: Settings, create: bool = False) -> Catalog:
     """Open the catalog that settings name."""
-    owner = f"{settings.id} {settings.data}"
-    return Catalog(catalog_path(folder, settings.data), owner, create)
+    path = catalog_path(folder, settings.data)
+    if not create:
+        _require_own(folder, settings, path)
+    return Catalog(path, f"{settings.id} {settings.data}", create)
+
+
+def _require_own(folder: Path, settings: Settings, path: Path):
+    """Refuse settings that came from a different index: its folders would replace those of this one.
+
+    Raises:
+        ValueError: The catalogs belong to a different index.
+    """
+    catalogs = [path] if path.exists() else sorted(folder.glob(CATALOGS))
+    owners = {str(read_owner(each) or settings.id).split()[0] for each in catalogs}
+    if owners and settings.id not in owners:
+        raise UserError(
+            "index: {!r} has the settings of index {}, but the data of index {}. Restore its settings.json, or "
+            "remove the catalog-*.sqlite files and run dcclip index to embed the folders of these settings.",
+            str(folder),
+            settings.id[:8],
+            min(owners)[:8],
+        )
 
 
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
