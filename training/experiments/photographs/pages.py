@@ -175,7 +175,8 @@ def _photographed(
     quad = (corners * (width, height)).flatten().tolist()
     bilinear = Image.Resampling.BILINEAR
     scene = scene.transform(scene.size, Image.Transform.QUAD, quad, bilinear)
-    light = np.linspace(*rng.uniform(0.7, 1.1, 2), height)[:, None, None]
+    top, bottom = rng.uniform(0.7, 1.1, 2)
+    light = np.linspace(top, bottom, height)[:, None, None]
     return Image.fromarray((np.asarray(scene) * light).clip(0, 255).astype(np.uint8))
 
 
