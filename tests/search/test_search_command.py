@@ -229,13 +229,6 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     assert run("search", "red").startswith("nothing like it was found; the most similar ones:")
 
 
-def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
-    os.utime(indexed / "red.jpg", (1_600_000_000,) * 2)
-    run("index")
-    assert run("search", "2020年的red").count("\n") == 1
-    assert run("search", "2020年").endswith("red.jpg\n")
-
-
 @pytest.mark.parametrize(
     ("language", "query", "note"),
     [

@@ -61,8 +61,8 @@ def content(folder):
     """Bytes of the vector of each image of an index, by name."""
     found = {}
     with Index.open(folder) as index, index.catalog.reading():
-        for file in index.catalog.files():
-            found[file.path] = index.store.read(np.array([file.row])).tobytes()
+        for path, row in index.catalog.execute("SELECT path, row FROM files"):
+            found[os.fsdecode(path)] = index.store.read(np.array([row])).tobytes()
     return found
 
 
