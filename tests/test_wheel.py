@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -91,3 +92,38 @@ def test_the_command_labels_an_image_with_the_bundled_model_and_without_torch(wh
     )
     assert not run.returncode, run.stderr
     assert run.stdout.splitlines()[0].endswith("猫")
+
+
+ENCODE = """
+from importlib.metadata import requires
+from modeling_dcclip.runtime_dcclip import Runtime
+
+runtime = Runtime("modeling_dcclip/model")
+image = runtime.encode_images(["example.jpg"])
+texts = runtime.encode_texts(["猫", "狗"])
+assert (image @ texts.T).argmax() == 0
+names = [each for each in requires("dcclip") if "extra" not in each or 'extra == "runtime"' in each]
+print(*sorted(each.partition(";")[0].partition(">")[0] for each in names))
+"""
+
+
+@pytest.mark.slow
+def test_the_extra_runtime_alone_encodes_an_image_and_texts(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env/bin/python")
+    install = [python, "-m", "pip", "install", "-q", f"dcclip[runtime] @ {wheel.as_uri()}"]
+    subprocess.run(install, check=True)
+    example = (ROOT / "model_cards/dcclip-tiny-photo/example.jpg").read_bytes()
+    (tmp_path / "example.jpg").write_bytes(example)
+    site = next((tmp_path / "env/lib").glob("python*/site-packages"))
+    (tmp_path / "modeling_dcclip").symlink_to(site / "modeling_dcclip")
+    run = subprocess.run(
+        [python, "-c", ENCODE],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not run.returncode, run.stderr
+    assert run.stdout.split() == ["numpy", "onnxruntime", "pillow", "safetensors", "tokenizers", "tqdm"]

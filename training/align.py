@@ -4,8 +4,8 @@
 #     "accelerate>=1.15", "datasets>=5.2", "detect-secrets>=1.5", "docstring-parser", "evaluate>=0.4.6", "filelock>=4",
 #     "fsspec[http]", "holidays>=0.80", "huggingface_hub>=2", "jinja2", "matplotlib", "numpy", "onnxruntime>=1.32",
 #     "pandas", "pillow-heif", "pillow>=11.3", "psutil", "pydantic>=2.10", "python-multipart", "pyyaml", "safetensors",
-#     "scikit-learn", "sentencepiece", "starlette>=1", "timm>=1.0.31", "tokenizers>=0.21", "torch>=2.10",
-#     "torchvision>=0.25", "tqdm", "transformers>=5.23,<6", "uvicorn>=0.30",
+#     "sentencepiece", "starlette>=1", "timm>=1.0.31", "tokenizers>=0.21", "torch>=2.10", "torchvision>=0.25", "tqdm",
+#     "transformers>=5.23,<6", "uvicorn>=0.30",
 # ]
 # ///
 """Stage 2: align the two towers of a student on images with captions in several languages.
