@@ -15,6 +15,7 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml   
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,17 +136,13 @@ def make_task(
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
     num_pairs = recipe.batch_size * accelerator.num_processes
-    if recipe.contrastive_weight and num_pairs == 1:
-        raise ValueError(
-            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
-            "learned. Set at least 2."
-        )
+    most = len(inputs.dataset) if isinstance(inputs.dataset, PairDataset) else math.inf
     compares = recipe.contrastive_weight or recipe.text_text_weight
-    if compares and isinstance(inputs.dataset, PairDataset) and num_pairs > len(inputs.dataset):
+    if compares and not 2 <= num_pairs <= most:
         raise ValueError(
-            f"batch_size: the processes have batches of {num_pairs} rows, but the data have only "
-            f"{len(inputs.dataset)}. The pairs of a batch are compared with each other, so none may occur twice. "
-            "Lower batch_size, or add data."
+            f"batch_size: the processes have batches of {num_pairs} rows, expected 2 to {most}. InfoNCE compares the "
+            "pairs of a batch with each other, so nothing would be learned of one, and none may occur twice. Change "
+            "batch_size, or add data."
         )
     own_inputs = {
         loss.name: loss.function.prepare(recipe, models, inputs.targets, accelerator.device)

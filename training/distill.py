@@ -52,10 +52,10 @@ def make_task(
     """Make the distillation task and open its data."""
     from accelerate.logging import get_logger
 
-    from training.data import BatchPlan, PairStream, make_loader
+    from training.data import PairStream
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
-    from training.tasks.task import batches_on
+    from training.tasks.task import first_batches
     from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 
@@ -120,16 +120,9 @@ def make_task(
         logit_scale=math.exp(teacher.logit_scale),
     )
     if recipe.map_whitening == "data" and task.adapters:
-        plan = BatchPlan(
-            recipe.batch_size,
-            recipe.seed,
-            task.num_views,
-            start=0,
-            augment=task.augment,
-            read_targets=getattr(targets, "read", None),
-            stop=math.ceil(STATISTICS_ROWS / recipe.batch_size),
+        task.measure_maps(
+            first_batches(task, inputs.dataset, recipe, STATISTICS_ROWS, accelerator.device)
         )
-        task.measure_maps(batches_on(make_loader(inputs.dataset, plan), accelerator.device))
     return task, inputs.dataset
 
 

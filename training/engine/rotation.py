@@ -4,7 +4,6 @@ A rotation keeps all cosine similarities. After it, the leading dimensions lose 
 projection to as many dimensions.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
-from training.data import BatchPlan, PairDataset, Pairs, make_loader
+from training.data import PairDataset, Pairs
 from training.hub import WEIGHTS_FILE
 from training.tasks import Task
-from training.tasks.task import batches_on
+from training.tasks.task import first_batches
 from training.utils.keys import fingerprint
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
@@ -56,19 +55,10 @@ def rotate_student(
         except (OSError, SafetensorError):
             pass  # a damaged checkpoint is reported when the run resumes
     if rotation is None:
-        # the same batches on all processes; images and captions have equal weights
         num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
-        plan = BatchPlan(
-            recipe.batch_size,
-            recipe.seed,
-            task.num_views,
-            start=0,
-            stop=math.ceil(num_rows / recipe.batch_size),
-            augment=task.augment,
-            read_targets=task.targets.read,
-        )
+        # images and captions have equal weights
         moments = dict.fromkeys(task.towers, torch.zeros((), dtype=torch.float64))
-        for batch in batches_on(make_loader(dataset, plan), accelerator.device):
+        for batch in first_batches(task, dataset, recipe, num_rows, accelerator.device):
             embeddings = {}
             if "vision" in task.towers:
                 images = task.augmented(batch)["images"]

@@ -139,8 +139,8 @@ class DistillTask(Task):
         targets: TargetSource,
         recipe: DistillRecipe,
         map_widths: dict[str, int],
-        bank: Tensor | None = None,
-        logit_scale: float = 1.0,
+        bank: Tensor | None,
+        logit_scale: float,
     ):
         learning = tuple(name for tower in recipe.towers for name in LEARNING[tower])
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 MAX_PAIRS = 2**22
 MAX_PAIRS_ON_GPU = 2**27
 LOWEST_LOGIT = -1e9  # its probability is 0, and its gradient is finite
-ALL = slice(None)
 
 
 def whiten(feature_map: Tensor, dim: int) -> Tensor:
@@ -33,29 +32,11 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
     return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, dim)
 
 
-def standardize_map(feature_map: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
-    """Subtract the mean of each channel, and divide all channels by one scale, so that no direction is amplified.
-
-    Args:
-        feature_map: Feature map of any shape with C channels, any floating-point dtype.
-        mean: Mean of each channel over the data, (C,).
-        scale: Root of the mean variance of the channels, scalar.
-        dim: Channel dimension.
-
-    Returns:
-        Tensor of the same shape, float32.
-
-    Source: isotropic standardization of PHI-S, Ranzinger et al., arXiv 2410.01680, without its rotation.
-    """
-    return ((feature_map.float().movedim(dim, -1) - mean) / scale).movedim(-1, dim)
-
-
 def feature_map_loss(
     student: Tensor,
     teacher: Tensor,
-    mask: Tensor | None = None,
-    beta: float = 2.0,
-    dim: int = 1,
+    mask: Tensor | None,
+    dim: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
@@ -64,9 +45,9 @@ def feature_map_loss(
         student: Student map, adapted to the teacher's width: (B, D, H, W) with dim=1, or (B, L, D) with dim=-1.
         teacher: Teacher map of the same shape.
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
-        beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
-        statistics: Mean (D,) and scale of the teacher's map for `standardize_map`; None whitens each position.
+        statistics: Mean (D,) of each channel of the teacher's map over the data, and the root of their mean variance,
+            a scalar, so that no direction is amplified; None whitens each position.
 
     Returns:
         Scalar, the mean over channels and positions that are not masked.
@@ -75,10 +56,15 @@ def feature_map_loss(
 
     Relations: `embedding_loss` compares one vector per sample; this loss compares all positions.
 
-    Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
+    Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1. The statistics are
+        those of PHI-S, Ranzinger et al., arXiv 2410.01680, without its rotation.
     """
-    target = standardize_map(teacher, *statistics, dim) if statistics else whiten(teacher, dim)
-    loss = F.smooth_l1_loss(student.float(), target, beta=beta, reduction="none").mean(dim)
+    if statistics is None:
+        target = whiten(teacher, dim)
+    else:
+        mean, scale = statistics
+        target = ((teacher.float().movedim(dim, -1) - mean) / scale).movedim(-1, dim)
+    loss = F.smooth_l1_loss(student.float(), target, beta=2.0, reduction="none").mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
@@ -160,7 +146,7 @@ def class_loss(
     names: Tensor,
     logits: Tensor,
     logit_scale: float,
-    left_out: Tensor | None = None,
+    left_out: Tensor | None,
 ) -> Tensor:
     """Kullback-Leibler divergence from a classifier's probabilities to the student's similarities to class names.
 
@@ -189,9 +175,7 @@ def class_loss(
     return F.kl_div(logs, target, reduction="none", log_target=True).sum(-1).mean()
 
 
-def positives(
-    rows: Tensor, owner: Tensor, caption_ids: Tensor, device: torch.device | str = "cpu"
-) -> Tensor:
+def positives(rows: Tensor, owner: Tensor, caption_ids: Tensor, device: torch.device) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 
     Args:
@@ -277,7 +261,7 @@ def _sum_over_rows(
     limit = MAX_PAIRS if device.type == "cpu" else MAX_PAIRS_ON_GPU
     size = max(1, limit // max(1, num_columns))
     if num_rows <= size:
-        return value(ALL)
+        return value(slice(None))
     parts = [slice(start, start + size) for start in range(0, num_rows, size)]
     values = [
         checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts

@@ -121,7 +121,7 @@ class GeneralPhotos(OwnInputs):
 
     def __init__(self, images: Tensor, targets: Tensor, maps: Tensor | None = None):
         super().__init__(images=images, targets=targets, maps=maps)
-        self.has_maps = maps is not None
+        self.maps: Tensor | None
 
     @classmethod
     @torch.inference_mode()
@@ -155,15 +155,14 @@ class GeneralPhotos(OwnInputs):
             "photo": student.pooler_output.float(),
             "teacher_photo": task.to_student_space(targets[drawn]),
         }
-        if self.has_maps:
-            maps = self.get_buffer("maps")[drawn]
-            outputs["photo_map"] = map_distances(student.feature_map, maps)
+        if self.maps is not None:
+            outputs["photo_map"] = map_distances(student.feature_map, self.maps[drawn])
         return outputs
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """The mean distances of embeddings and, if there are any, of maps."""
         parts = {"embedding": embedding_loss(inputs.cut("photo"), inputs.cut("teacher_photo"))}
-        if self.has_maps:
+        if "photo_map" in inputs.extra:
             parts["map"] = inputs.extra["photo_map"].mean()
         return parts
 
@@ -199,12 +198,8 @@ class ClassifierNames(OwnInputs):
             ValueError: The file is missing, damaged or incomplete, or does not fit the teacher's image tower.
         """
         assert models.teacher is not None  # the row has needs_teacher
-        if recipe.classifier is None:
-            raise ValueError(
-                f"classifier: none is named, but class_weight is {recipe.class_weight}. Name a file."
-            )
         try:
-            weight, bias, names = read_classifier(recipe.classifier)
+            weight, bias, names = read_classifier(str(recipe.classifier))
             listed = [names[language] for language in recipe.data.languages]
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(

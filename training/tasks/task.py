@@ -9,6 +9,7 @@ Ids and lengths of a batch stay on the host (`batches_on`), and processes exchan
 for a GPU.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import TrainingRecipe
+from training.data import BatchPlan, Pairs, make_loader
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.teachers import TOWERS, DualEncoder
@@ -231,33 +234,29 @@ def scalar(value: Any, name: str) -> Tensor:
     return value
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the images and tokens of a batch to a device, without waiting for it. Ids and lengths stay on the host."""
-    moved = dict(cast(dict[str, Tensor], batch))
-    for name in moved.keys() - HOST_FIELDS:
-        moved[name] = moved[name].to(device, non_blocking=True)
-    return cast(Batch, moved)
-
-
 def batches_on(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a device. A GPU copies a batch while it computes the one before."""
-    if device.type != "cuda":
-        for batch in loader:
-            yield _to_device(batch, device)
-        return
-    copying = torch.cuda.Stream(device)
+    """Batches with images and tokens on a device, without waiting for it. Ids and lengths stay on the host."""
     for batch in loader:
-        with torch.cuda.stream(copying):
-            copied = _to_device(batch, device)
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        tensors = [value for value in copied.values() if isinstance(value, Tensor)]
-        if (views := copied.get("views")) is not None:
-            tensors += [views.warp, views.color]
-        for tensor in tensors:
-            if tensor.is_cuda:
-                tensor.record_stream(computing)  # its memory is kept until the step is done
-        yield copied
+        moved = dict(cast(dict[str, Tensor], batch))
+        for name in moved.keys() - HOST_FIELDS:
+            moved[name] = moved[name].to(device, non_blocking=True)
+        yield cast(Batch, moved)
+
+
+def first_batches(
+    task: Task, dataset: Pairs, recipe: TrainingRecipe, num_rows: int, device: torch.device
+) -> Iterator[Batch]:
+    """Batches of at least the first rows that a run sees, before augmentation; the same ones on all processes."""
+    plan = BatchPlan(
+        recipe.batch_size,
+        recipe.seed,
+        task.num_views,
+        start=0,
+        stop=math.ceil(num_rows / recipe.batch_size),
+        augment=task.augment,
+        read_targets=task.targets.read if task.targets is not None else None,
+    )
+    return batches_on(make_loader(dataset, plan), device)
 
 
 def gather(tensor: Tensor, sizes: list[int]) -> Tensor:

@@ -18,7 +18,6 @@ from tests.tiny import ROOT, recipe_fields, save_untrained
 from tests.training.engine.runs import losses
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe
-from training.engine import loop
 from training.engine.stage import make_accelerator
 
 pytestmark = pytest.mark.slow
@@ -91,17 +90,3 @@ def test_sharding_is_refused(recipe, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match=r"^distributed_type: "):
         make_accelerator(recipe)
-
-
-@pytest.mark.usefixtures("fresh_accelerator")
-def test_what_no_loss_reaches_is_looked_for_with_two_images(recipe, monkeypatch):
-    class Reached(Exception):
-        pass
-
-    def reach(task, batch):
-        raise Reached(len(batch["images"]))
-
-    monkeypatch.setattr(loop, "freeze_unreached", reach)
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(Reached, match=r"^2$"):
-        align.run(recipe)

@@ -59,6 +59,7 @@ def opened(tokenizer, monkeypatch):
 def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teacher_folder):
     found = opened(recipe())
     assert (found.targets.spec, found.targets.teacher.towers) == (SPEC, TOWERS)
+    assert found.augment.seed == 5  # views follow the seed
     tokens, same = found.dataset.tokens, opened(recipe(teacher=str(teacher_folder))).dataset.tokens
     assert (tokens.max_text_length, same.max_text_length) == (38, 32)  # the teachers' own
     assert same.has_token_targets and not tokens.has_token_targets
@@ -79,10 +80,6 @@ def test_images_are_as_large_as_student_and_teacher_need_them(
     _, _, pairs, augment, spec, num_views = found.targets
     assert (pairs, spec, num_views) == (found.dataset, SPEC, 3)
     assert augment.seed == 0  # seeds share a cache
-
-
-def test_views_follow_the_seed(recipe, opened):
-    assert opened(recipe()).augment.seed == 5
 
 
 def test_images_are_squashed_if_the_student_squashes_them(recipe, opened):

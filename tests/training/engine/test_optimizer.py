@@ -9,7 +9,6 @@ import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from tests.variants import ignored_fields
 from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
-from training.engine import checkpoint, stage
+from training.engine import checkpoint
 from training.engine.checkpoint import run_identity
 from training.engine.log import Log
 from training.engine.loop import (
@@ -64,14 +63,6 @@ def test_a_model_is_on_the_disk_before_and_after_it_takes_its_place(tmp_path, mo
     *scratch, last = synced
     assert {path.name for path, _ in scratch} >= {*files}
     assert not any(is_placed for _, is_placed in scratch) and last == (tmp_path, True)
-
-
-@pytest.mark.parametrize(("launched", "saved"), [("no", None), ("bf16", "bf16"), ("fp16", "fp16")])
-def test_the_precision_of_a_launch_is_recorded(launched, saved, tmp_path, monkeypatch):
-    launch = SimpleNamespace(mixed_precision=launched, is_main_process=False, num_processes=1)
-    monkeypatch.setattr(stage, "make_accelerator", lambda recipe: launch)
-    with stage.open_run(make_recipe(tmp_path), "align", {}) as opened:
-        assert opened.recipe.mixed_precision == saved
 
 
 class Linear(Task):

@@ -92,18 +92,15 @@ def test_rotations_keep_all_cosines_and_lead_from_the_space_of_the_teacher(input
 
 
 @pytest.mark.slow
-def test_stage_2_keeps_the_rotation_of_stage_1(distilled, align, teacher_folder):
-    folder = align(teacher=str(teacher_folder), anchor_weight=1.0, prefixes=[4])
+def test_stage_2_keeps_the_rotation_and_compares_a_rotated_teacher_in_its_own_space(
+    distilled, align
+):
+    folder = align(teacher=distilled, anchor_weight=1.0, prefixes=[4])
+    # the student is a copy of its teacher
+    assert losses(folder, "anchor_image") == [pytest.approx(0, abs=1e-4)]
     before, after = (DCCLIPModel.from_pretrained(each) for each in (distilled, folder))
     assert torch.equal(before.rotation, after.rotation)
     assert before.config.rotation == after.config.rotation and after.config.prefixes == [4]
-
-
-@pytest.mark.slow
-def test_a_rotated_teacher_is_compared_in_its_own_space(distilled, align):
-    folder = align(teacher=distilled, anchor_weight=1.0)
-    # the student is a copy of its teacher
-    assert losses(folder, "anchor_image") == [pytest.approx(0, abs=1e-4)]
 
 
 @pytest.mark.slow

@@ -186,20 +186,15 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     assert torch.equal(seen[0], expected)
 
 
-def test_frozen_parts_stay_in_eval_mode():
-    student = make_model(VIT, XLM_ROBERTA, seed=3)
-    make_task(student=student, freeze=["text_model."]).train()
-    assert student.vision_model.training
-    assert not any(module.training for module in student.text_model.modules())
-
-
-def test_whole_names_are_frozen():
-    student = make_model(VIT | {"num_hidden_layers": 11}, seed=3)
-    make_task(student=student, freeze=["vision_model.layers.1"])
+def test_whole_names_are_frozen_and_stay_in_eval_mode():
+    student = make_model(VIT | {"num_hidden_layers": 11}, XLM_ROBERTA, seed=3)
+    make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()
     layers = student.vision_model.layers
     assert not any(parameter.requires_grad for parameter in layers[1].parameters())
     assert all(parameter.requires_grad for parameter in layers[10].parameters())
     assert not student.logit_scale.requires_grad  # stage 1 does not use it
+    assert student.vision_model.training
+    assert not any(module.training for module in student.text_model.modules())
 
 
 TOWERS = ["vision_model", "visual_projection", "text_model", "text_projection"]
