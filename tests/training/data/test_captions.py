@@ -114,11 +114,5 @@ def test_training_and_the_processor_tokenize_a_text_alike(caption_tokens, proces
     assert torch.equal(trained, caption_tokens([plain])["input_ids"])
 
 
-def test_only_texts_that_lose_tokens_count_as_truncated(tokenizer):
-    texts = ["owl", "a red apple", "a red apple and an owl"]
-    limit = len(tokenizer(texts[1]).input_ids)
-    assert CaptionTokenizer(tokenizer, limit).count_truncated(texts) == 1
-
-
 def test_ids_of_texts_are_the_same_in_every_run():
     assert text_id("青蛙") == 2142555780008885789 < 2**63

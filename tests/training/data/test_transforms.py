@@ -166,16 +166,3 @@ def test_normalization_equals_the_image_processor(batch, images, size, tolerance
     normalized = Normalize.from_processor(processor, size)(batch)
     assert normalized.shape == expected.shape
     assert (normalized - expected).abs().mean() < tolerance
-
-
-def test_views_are_split_and_moved_with_their_images():
-    views = Augment(STRONG, seed=2).views(IDS, VIEWS)
-    parts = views.split(3)
-    assert [len(part.blurs) for part in parts] == [3, 3, 2]
-    assert torch.equal(torch.cat([part.warp for part in parts]), views.warp)
-    assert torch.equal(torch.cat([part.color for part in parts]), views.color)
-    assert sum((part.blurs for part in parts), ()) == views.blurs
-    assert sum((part.reductions for part in parts), ()) == views.reductions
-    moved = views.to("meta")
-    assert moved.warp.device.type == moved.color.device.type == "meta"
-    assert moved.blurs == views.blurs

@@ -1,6 +1,5 @@
 """Atomic writes; output folders, where files of the user are never overwritten and two runs never write at once."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import pytest
 from tests.tiny import ROOT
 from training.utils.files import (
     atomic_write,
-    packaged_file,
     recover_folder,
     relative_path,
     remove_folder,
@@ -55,13 +53,6 @@ def test_a_folder_is_replaced_by_files_that_are_on_the_disk(tmp_path, monkeypatc
     assert [path.name for path in (old / "onnx").iterdir()] == ["new"]
     assert (old / "onnx" / "new").stat().st_mode & 0o777 == old.stat().st_mode & 0o666
     assert synced == [str(new / "onnx" / "new"), str(new / "onnx"), str(new), str(tmp_path)]
-
-
-def test_a_file_of_a_package_is_found_without_an_import():
-    path = packaged_file("json", "decoder.py")
-    assert path == Path(json.__file__).with_name("decoder.py")
-    assert packaged_file("json", "none.py") is packaged_file("no_such_package", "a") is None
-    assert packaged_file("this", "this.py") is None  # a module, not a package
 
 
 def test_scratch_folder_is_removed(tmp_path):

@@ -1,7 +1,6 @@
 """Memory and threads of a process."""
 
 import platform
-import sys
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -42,14 +41,6 @@ def test_calls_take_turns_and_the_first_rounds_do_not_count(monkeypatch):
     calls = {name: partial(called.append, name) for name in "ab"}
     assert interleaved_ms(calls, 3) == {"a": [250.0] * 3, "b": [250.0] * 3}
     assert called == ["a", "b"] * (WARM_UP + 3)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_peak_of_memory_is_in_bytes(run_python):
-    code = f"{FREE_A_BLOCK.format(keep=False)}\n"
-    code += "from training.utils.process import peak_bytes\nprint(peak_bytes())\n"
-    now, peak = map(int, run_python("-c", code).stdout.split())
-    assert BLOCK < peak < BLOCK + 2 * now
 
 
 def test_a_single_process_forms_no_group(monkeypatch):
