@@ -189,6 +189,5 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
         holder.write_text(by, encoding="utf-8")
         yield
     finally:
-        with suppress(FileNotFoundError):  # nothing was written, and the claim is removed
-            os.truncate(holder, 0)  # a finished folder names no machine and no path
+        holder.unlink(missing_ok=True)  # a finished folder names no machine and no path
         lock.release()
