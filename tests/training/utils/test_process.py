@@ -56,7 +56,6 @@ def test_a_single_process_forms_no_group(monkeypatch):
         ("python bin/accelerate launch --num-processes=8 --cpu", "1", True),
         ("python bin/accelerate launch --num_processes 2 --multi_gpu", "2", False),
         ("python bin/accelerate launch --num_processes 1 --cpu", "1", False),
-        ("python other.py --num_processes 2", "1", False),
     ],
 )
 def test_a_launch_that_starts_fewer_processes_than_it_was_asked_for_says_so(
