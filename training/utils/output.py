@@ -55,12 +55,11 @@ def claim_folder(
         ValueError: A file of the user or an input would be overwritten, or the folder is locked.
         OSError: The folder cannot be written to.
     """
-    if not str(folder).strip() or Path(folder).is_file():
-        raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
-    if Path(folder).parts[:1] == ("~",):  # such as of `--output_dir=~/models` in bash
+    is_unexpanded = Path(folder).parts[:1] == ("~",)  # such as of `--output_dir=~/models` in bash
+    if not str(folder).strip() or Path(folder).is_file() or is_unexpanded:
         raise ValueError(
-            f"{field}: {str(folder)!r} would be a folder of this name, because your shell did not replace the ~. "
-            "Write the path in full."
+            f"{field}: {str(folder)!r} is not a folder. Name a new or empty one, and write the path in full if your "
+            "shell does not replace the ~."
         )
     folder = Path(folder)
     names = list(names)

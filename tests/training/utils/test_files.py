@@ -137,13 +137,11 @@ def test_a_file_of_the_user_is_refused_by_name(tmp_path):
     assert mine.read_text() == "model"
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"), [("", "is not a"), ("file", "is not a"), ("~/models", "would be a")]
-)
-def test_a_name_of_no_folder_is_refused(tmp_path, monkeypatch, name, problem):
+@pytest.mark.parametrize("name", ["", "file", "~/models"])
+def test_a_name_of_no_folder_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=f"^output_dir: '{name}' {problem} folder"):
+    with pytest.raises(ValueError, match=f"^output_dir: '{name}' is not a folder"):
         write_model(name, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
