@@ -57,19 +57,13 @@ def test_every_epoch_is_another_permutation_with_a_view_of_its_own():
     keys = list(chain.from_iterable(sample_batches(rows, stop=10)))
     first = [row for row, view in keys[:40] if view == 0]
     second = [row for row, view in keys[40:] if view == 1]
-    assert sorted(first) == rows
-    assert sorted(second) == rows
-    assert first != second
+    assert sorted(first) == sorted(second) == rows and first != second
 
 
-@pytest.mark.parametrize(
-    ("weights", "shares"),
-    [([0.2, 0.3, 0.5], [2000, 3000, 5000]), ([2.0, 2.0, 2.0], [3334, 3333, 3333])],
-)
-def test_sources_are_drawn_by_their_shares_and_counted(weights, shares):
-    schedule = MixtureSchedule(weights, (0,))
+def test_sources_are_drawn_by_their_shares_and_counted():
+    schedule = MixtureSchedule([2.0, 2.0, 2.0], (0,))
     drawn = [schedule(number) for number in range(2 * CYCLE)]
-    for source, share in enumerate(shares):
+    for source, share in enumerate([3334, 3333, 3333]):
         own = [count for number, count in drawn if number == source]
         assert own == list(range(2 * share))
 
