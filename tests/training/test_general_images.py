@@ -63,6 +63,5 @@ def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
     differences = (varied.int() - images.int()).abs().flatten(1)
     assert (differences == differences[:, :1]).all()  # one weight for each image
     blended = differences[:, 0][differences[:, 0] > 0].float()
-    assert 120 < len(blended) < 180
-    assert blended.max() > 180 and 85 < blended.mean() < 115
+    assert 120 < len(blended) < 180 and 85 < blended.mean() < 115
     assert torch.equal(varied, vary_images(images))

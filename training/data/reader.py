@@ -474,14 +474,10 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
         if path.is_dir():
             files, _ = list_files(path)
         elif path.exists() and _suffix(name) in TABLES:
-            beside, _ = list_files(path.parent)  # it names images there
-            files = [path]
-            for file in beside:
-                # also names without a suffix, but no log that a run writes beside the table
-                if not file.suffix or _suffix(file.name) in SUFFIXES:
-                    files.append(file)
-        elif path.exists():
-            files = [path]
+            # it names images there, also without a suffix; a log that a run writes beside it does not count
+            beside, _ = list_files(path.parent)
+            images = [file for file in beside if _suffix(file.name) in {"", *SUFFIXES}]
+            files = [path, *images]
         else:
             files = sorted(Path(each) for each in glob(str(path)))
         for file in files:

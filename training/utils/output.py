@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_json
 
 RECORD_FILE = "names.json"
 LOCK_FILE = "lock"
@@ -122,8 +122,7 @@ def record_names(folder: Path, names: Iterable[str], command: str):
 
 def _write_record(folder: Path, names: Mapping[str, str]):
     if names != recorded_names(folder):
-        content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
-        write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
+        write_json(folder / CLAIM_FOLDER / RECORD_FILE, names)
 
 
 def record_tree(folder: Path, command: str):

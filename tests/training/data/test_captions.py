@@ -68,7 +68,6 @@ def test_texts_are_padded_on_the_right_whatever_the_tokenizer_prefers(tokenizer)
     [
         (None, [], ["no caption"]),
         ([], [], ["no caption"]),
-        (" A frog ", ["A frog"], []),
         (
             ["owl", None, "", 3, "!?…", "a \ud800", "青蛙", "2024"],
             ["owl", "2024"],
