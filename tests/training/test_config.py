@@ -104,23 +104,16 @@ def test_a_boolean_is_a_flag_with_or_without_a_value(write, values, expected):
     ("changes", "problem"),
     [
         ({"max_steps": 0}, "max_steps: Input should be greater than or equal to 1, got 0."),
-        ({"max_steps": True}, "max_steps: Input should be a valid integer, got True."),
-        ({"betas": [0.9, 1.0]}, "betas.1: Input should be less than 1, got 1.0."),
         ({"ema_decay": float("nan")}, "ema_decay: "),
-        ({"augment": {"flip": 1.5}}, "augment.flip: "),
         ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std.1: "),
-        ({"mixed_precision": "fp8"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
-        ({"data": {"train": 5}}, "data.train: "),
         ({"data": {"train": "x", "caption_columns": {"EN": "en"}}}, "data.caption_columns.EN"),
         ({"data": {"train": "x", "caption_columns": {}}}, "data.caption_columns: "),
-        ({"data": {"sources": ["a.parquet"]}}, "data.sources.0: "),
         (
             {"data": {"sources": [{"train": "y", "caption_columns": {}}]}},
             "data.sources.0.caption_columns: ",
         ),
         ({"data": {"sources": [{"train": "y", "wieght": 1}]}}, "data.sources.0.wieght: "),
         ({"own_weight": 1}, "own_weight: is not an option."),
-        ({"augment": {"zooom": 1}}, "augment.zooom: is not an option."),
         ({"augment": 5}, "augment: "),
     ],
 )
@@ -204,21 +197,17 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):
 
 
 @pytest.mark.parametrize(
-    ("field", "values"),
+    ("field", "changes"),
     [
         ("data.sources.train", {"data": {"sources": [{"train": "os:abort"}]}}),
         ("eval.data", {"eval": {"data": "os:abort"}}),
     ],
 )
-def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):
+def test_a_function_in_a_recipe_file_needs_trust(write, field, changes):
+    argv = write(**changes)
     with pytest.raises(ValueError, match=f"^{field}: 'os:abort' names a function.*--trust_recipe"):
-        parse_recipe(AlignRecipe, write(student="some/student", **values))
-
-
-@pytest.mark.parametrize("trusted", [["--trust_recipe_code"], ["--data.train", "os:abort"]])
-def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write, trusted):
-    argv = [*write(data={"train": "os:abort"}), *trusted]
-    assert parse_recipe(DistillRecipe, argv).data.train == "os:abort"
+        parse_recipe(DistillRecipe, argv)
+    parse_recipe(DistillRecipe, [*argv, "--trust_recipe_code"])
 
 
 def test_a_function_of_ours_needs_no_trust(write):

@@ -51,24 +51,6 @@ def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views
     assert rows["zh"] == [[photo.query["zh"]] for photo in smallest for _ in range(NUM_VIEWS)]
 
 
-def test_views_of_a_held_out_photograph_are_its_corners_and_its_center(monkeypatch):
-    monkeypatch.setattr(general_images, "HELD_OUT_PHOTOS", [Gradient()])
-    corners = [
-        [image.getpixel(place)[:2] for place in ((0, 0), (image.width - 1, image.height - 1))]
-        for image in load_held_out()["image"]
-    ]
-    assert corners == [
-        [(0, 0), (255, 255)],
-        [(0, 0), (191, 191)],
-        [(64, 0), (255, 191)],
-        [(0, 64), (191, 255)],
-        [(64, 64), (255, 255)],
-        [(32, 32), (223, 223)],
-        [(255, 0), (0, 255)],  # mirrored
-        [(223, 32), (32, 223)],
-    ]
-
-
 def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
     monkeypatch.setattr(
         general_images.Augment, "__call__", lambda self, images, views: images.float()
@@ -81,6 +63,5 @@ def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
     differences = (varied.int() - images.int()).abs().flatten(1)
     assert (differences == differences[:, :1]).all()  # one weight for each image
     blended = differences[:, 0][differences[:, 0] > 0].float()
-    assert 120 < len(blended) < 180
-    assert blended.max() > 180 and 85 < blended.mean() < 115
+    assert 120 < len(blended) < 180 and 85 < blended.mean() < 115
     assert torch.equal(varied, vary_images(images))

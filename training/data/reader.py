@@ -474,14 +474,10 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
         if path.is_dir():
             files, _ = list_files(path)
         elif path.exists() and _suffix(name) in TABLES:
-            beside, _ = list_files(path.parent)  # it names images there
-            files = [path]
-            for file in beside:
-                # also names without a suffix, but no log that a run writes beside the table
-                if not file.suffix or _suffix(file.name) in SUFFIXES:
-                    files.append(file)
-        elif path.exists():
-            files = [path]
+            # it names images there, also without a suffix; a log that a run writes beside it does not count
+            beside, _ = list_files(path.parent)
+            images = [file for file in beside if _suffix(file.name) in {"", *SUFFIXES}]
+            files = [path, *images]
         else:
             files = sorted(Path(each) for each in glob(str(path)))
         for file in files:
@@ -675,21 +671,20 @@ def check_types(
             black images; or a column of texts does not hold strings or lists of strings.
     """
     kinds = features or {}
+    needs: dict[str, str] = {}
     for name in images:
         kind = kinds.get(name)
         is_image = isinstance(kind, Image) or (isinstance(kind, dict) and "bytes" in kind)
         if kind is not None and not is_image and _dtype(kind) not in ENCODED:
-            raise ValueError(
-                f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not encoded images. Store images as "
-                "files (PNG, JPEG, WebP), for example by cast_column with datasets.Image."
-            )
+            needs[name] = "encoded images. Store files (PNG, JPEG, WebP), as datasets.Image does"
     for name in texts:
         kind = kinds.get(name)
         if kind is not None and _dtype(getattr(kind, "feature", kind)) not in TEXTS:
-            raise ValueError(
-                f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not text. Name a column of strings, or "
-                "of lists of strings."
-            )
+            needs[name] = "text. Name a column of strings, or of lists of strings"
+    for name, needed in needs.items():
+        raise ValueError(
+            f"{field}: column {name!r} of {source!r} holds {_dtype(kinds[name])}, not {needed}."
+        )
 
 
 def _dtype(kind: Any) -> str:

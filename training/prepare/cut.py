@@ -124,10 +124,6 @@ def cut_vocabulary(
     """
     pipeline = read_unigram(tokenizer)
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
-    if size > source_size:
-        raise ValueError(
-            f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size."
-        )
     # pieces of the model, then added tokens, which have no score
     pieces = [*tokenizer.convert_ids_to_tokens(list(range(source_size)))]
     vocabulary = pipeline["model"]["vocab"]
@@ -143,10 +139,10 @@ def cut_vocabulary(
     tiers[counts > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts)] = Tier.REQUIRED
     least = int((tiers == Tier.REQUIRED).sum())
-    if least > size:
+    if not least <= size <= source_size:
         raise ValueError(
-            f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
-            f"{least} pieces. Set at least {least}, and more for words."
+            f"size: {size} is not between {least} and {source_size}. The source has {source_size} pieces, of which "
+            f"special tokens, ASCII, punctuation and the characters of the corpus take {least}. Set more for words."
         )
     ideographs = np.flatnonzero((tiers == Tier.SUPPORTED) & is_ideograph)
     by_score = ideographs[np.argsort(-scores[ideographs], kind="stable")]

@@ -6,7 +6,6 @@ The tokenizer that was cut is the source, usually the teacher's. `source_ids` ma
 `python -m training.prepare.vocabulary` makes cut vocabularies.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.text.pipeline import digest, read_pipeline, save_with_pipeline, untruncated
-from training.utils.files import atomic_write, write_text
+from training.utils.files import atomic_write, write_json
 from training.utils.reading import read_mapping
 
 IDS_FILE = "vocabulary.safetensors"
@@ -107,7 +106,7 @@ class Vocabulary:
         save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), folder)
         with atomic_write(folder / IDS_FILE) as scratch:
             save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch)
-        write_text(folder / META_FILE, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+        write_json(folder / META_FILE, meta)
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:

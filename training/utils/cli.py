@@ -197,8 +197,6 @@ class OptionParser(argparse.ArgumentParser):
         """
         kinds = self._options.get(name, [])
         parent, _, key = name.rpartition(".")
-        if isinstance(value, str) and "\0" in value:  # which no path and no text may have
-            raise ValueError(f"{name}: {value!r} has a NUL character. Remove it.")
         if parent in self._mappings:
             mapping = self._values.get(parent) or self._mappings[parent]
             self._values[parent] = mapping | {key: value}

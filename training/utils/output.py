@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_json
 
 RECORD_FILE = "names.json"
 LOCK_FILE = "lock"
@@ -55,12 +55,11 @@ def claim_folder(
         ValueError: A file of the user or an input would be overwritten, or the folder is locked.
         OSError: The folder cannot be written to.
     """
-    if not str(folder).strip() or Path(folder).is_file():
-        raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
-    if Path(folder).parts[:1] == ("~",):  # such as of `--output_dir=~/models` in bash
+    is_unexpanded = Path(folder).parts[:1] == ("~",)  # such as of `--output_dir=~/models` in bash
+    if not str(folder).strip() or Path(folder).is_file() or is_unexpanded:
         raise ValueError(
-            f"{field}: {str(folder)!r} would be a folder of this name, because your shell did not replace the ~. "
-            "Write the path in full."
+            f"{field}: {str(folder)!r} is not a folder. Name a new or empty one, and write the path in full if your "
+            "shell does not replace the ~."
         )
     folder = Path(folder)
     names = list(names)
@@ -123,8 +122,7 @@ def record_names(folder: Path, names: Iterable[str], command: str):
 
 def _write_record(folder: Path, names: Mapping[str, str]):
     if names != recorded_names(folder):
-        content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
-        write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
+        write_json(folder / CLAIM_FOLDER / RECORD_FILE, names)
 
 
 def record_tree(folder: Path, command: str):
@@ -189,6 +187,5 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
         holder.write_text(by, encoding="utf-8")
         yield
     finally:
-        with suppress(FileNotFoundError):  # nothing was written, and the claim is removed
-            os.truncate(holder, 0)  # a finished folder names no machine and no path
+        holder.unlink(missing_ok=True)  # a finished folder names no machine and no path
         lock.release()

@@ -190,9 +190,3 @@ def interleaved_ms(
             if number >= WARM_UP:
                 times[name].append(1000 * (time.perf_counter() - start))
     return times
-
-
-def peak_bytes() -> int:
-    """Return the peak memory of this process in bytes, on Linux. `getrusage` would include its parent process."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])

@@ -17,22 +17,17 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
     assert difference.abs().double().mean() < 1
 
 
-def test_a_damaged_image_does_not_decode(images):
-    whole = encoded(images[0])
-    for damaged in (whole[: len(whole) // 2], b"no image at all", b""):
-        assert read_image({"bytes": damaged, "path": None}) == "image does not decode"
-
-
-def test_a_path_that_leads_to_no_file_gives_the_cause(tmp_path):
+def test_a_cell_without_an_image_that_decodes_gives_the_cause(images, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    causes = {"gone.png": "image file is missing", "pipe.png": "image is not a file"}
-    for name, cause in causes.items():
-        assert read_image({"bytes": None, "path": str(tmp_path / name)}) == cause
-
-
-def test_a_cell_without_an_image_gives_the_cause():
-    assert read_image(None) == "no image"
-    assert read_image({"bytes": None, "path": None}) == "no image"
+    whole = encoded(images[0])
+    for content, path, cause in (
+        (whole[: len(whole) // 2], None, "image does not decode"),
+        (b"", None, "image does not decode"),
+        (None, str(tmp_path / "gone.png"), "image file is missing"),
+        (None, str(tmp_path / "pipe.png"), "image is not a file"),
+        (None, None, "no image"),
+    ):
+        assert read_image({"bytes": content, "path": path}) == cause
     assert decode_image("image is a URL", 64) == "image is a URL"
 
 

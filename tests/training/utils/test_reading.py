@@ -107,7 +107,7 @@ class Outer:
     ("value", "problem"),
     [
         ({"inner": [{"size": 3, "names": "a"}, {"size": 0, "names": "a"}]}, "inner.1.size: Input"),
-        ({"inner": [{"size": 3, "names": [5]}]}, "inner.0.names.0: Input should be a valid string"),
+        ({"inner": [{"size": 3, "names": [5]}]}, "inner.0.names.0: Input should be a valid str"),
         ({"inner": []}, "inner: is empty."),
     ],
 )

@@ -1,7 +1,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -55,7 +54,6 @@ def test_values_are_selected_by_field_and_averaged_over_seeds(results):
     assert results.values(**fields) == [0.3, 0.4]
     assert results.mean(**fields) == pytest.approx(0.35)
     assert results.mean(model="nobody") is None
-    assert results.values(language=None, metric="parameters") == [1234567]
 
 
 def test_table_has_a_row_for_each_model_and_a_column_for_each_metric(results):
@@ -88,32 +86,14 @@ def test_the_plot_has_a_panel_for_each_model_and_a_point_for_each_row(
     assert points == {"zh": [[30.0, 0.0], [40.0, 0.0]], "en": [[35.0, 0.2]]}
 
 
-def test_a_marker_at_the_border_of_the_plot_is_drawn_in_full(tmp_path):
-    rows = [
-        Row(model="student", language="zh", value=0.0, **UNSEEN),
-        Row(model="student", language="en", value=0.5, **UNSEEN),
-    ]
-    with Image.open(Results({}, rows).plot(tmp_path)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    border = (pixels == (31, 119, 180)).all(-1).sum()
-    inside = (pixels == (255, 127, 14)).all(-1).sum()
-    assert inside > 0
-    assert border == pytest.approx(inside, rel=0.1)
-
-
-@pytest.mark.parametrize("from_environment", [True, False])
-def test_runs_in_different_precision_have_different_meta(monkeypatch, from_environment):
+def test_runs_in_different_precision_have_different_meta(monkeypatch):
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    metas = [make_meta("tiny", 0, "python it.py")]
-    for precision in ("no", "bf16"):
-        monkeypatch.setattr(AcceleratorState, "_shared_state", {})
-        if from_environment:
-            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
-        else:
-            Accelerator(cpu=True, mixed_precision=precision)
-        metas.append(make_meta("tiny", 0, "python it.py"))
-    assert [meta.get("mixed_precision") for meta in metas] == [None, "no", "bf16"]
+    assert "mixed_precision" not in make_meta("tiny", 0)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert make_meta("tiny", 0)["mixed_precision"] == "fp16"
+    Accelerator(cpu=True, mixed_precision="bf16")
+    assert make_meta("tiny", 0)["mixed_precision"] == "bf16"
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
