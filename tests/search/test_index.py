@@ -36,13 +36,9 @@ def test_a_query_is_the_sum_of_its_terms_of_unit_length(color_model, photos):
     np.testing.assert_allclose(found, total / np.linalg.norm(total), atol=1e-6)
 
 
-def test_scores_are_cosines_of_a_query_of_any_length(filled, color_model):
+def test_scores_are_cosines_of_a_query_that_is_longer_than_its_terms(filled, color_model):
     runtime = Runtime(color_model)
-    found = filled.search("red", top=5, without=["white"])
     query = embed_query(runtime, "red", ["white"])
-    for each in found:
-        expected = runtime.encode_images([each.path])[0] @ query
-        assert each.score == pytest.approx(expected, abs=0.01)
     # the sum of a text and a photograph is longer than either
     red, *_ = filled.search("red", top=1)
     query += runtime.encode_images([red.path])[0]
