@@ -352,9 +352,9 @@ def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
     is_collection = is_lance(options.index)
     with LanceIndex(options.index) if is_collection else Index.open(options.index) as index:
-        status, vectors = status_of(index)
+        status = status_of(index)
     if options.json:
-        print_json(status | vectors)
+        print_json(status)
         return
     for name, value in status.items():
         if isinstance(value, list):

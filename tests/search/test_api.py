@@ -82,7 +82,6 @@ def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch)
     assert post({}, path="/none")[0] == 404
     assert post({}, Content_Type="text/plain")[0] == 415
     assert post({}, Sec_Fetch_Site="cross-site")[0] == 403
-    assert post({}, Host="evil.example")[0] == 403
     monkeypatch.setattr(api, "MAX_BODY", 1000)
     status, answer = post(b"x" * 5_000_000)
     assert status == 413

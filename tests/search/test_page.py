@@ -158,6 +158,13 @@ def test_what_fits_stands_above_a_line(calibrated, visit):
     assert page.locator("main h2").all_text_contents() == ["Less likely"]
     sections = page.locator("section:visible")
     assert [sections.nth(n).locator("figure").count() for n in (0, 1)] == [1, 4]
+    # the words that were found are marked on the tile and in the viewer
+    assert page.locator("figure").locator(".badge").all_text_contents() == ["name"]
+    page.locator(".tile").first.click()
+    page.locator("#viewer mark").first.wait_for()
+    assert page.locator("#viewer mark").all_text_contents() == ["red"]
+    page.keyboard.press("Escape")
+    page.locator("#viewer").wait_for(state="hidden")
     page.locator("#path").evaluate("(field) => (field.value = 'red')")
     search(page, "blue")
     assert status(page) == "Nothing like it was found. The closest ones are below."
@@ -165,15 +172,6 @@ def test_what_fits_stands_above_a_line(calibrated, visit):
         page.locator("#sort").select_option("date")
     page.locator("#grid:not(.loading)").wait_for()
     assert status(page) == "Nothing like it was found. The closest ones are below."
-
-
-def test_words_that_were_found_are_marked_on_the_tile_and_in_the_viewer(calibrated, visit):
-    page = visit(server=SearchServer(calibrated, port=0))
-    search(page, "red")
-    assert page.locator("figure").locator(".badge").all_text_contents() == ["name"]
-    page.locator(".tile").first.click()
-    page.locator("#viewer mark").first.wait_for()
-    assert page.locator("#viewer mark").all_text_contents() == ["red"]
 
 
 def test_the_large_view_tells_the_size_and_copies_the_path(visit, photographs):

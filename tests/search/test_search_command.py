@@ -151,6 +151,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert run("status").splitlines() == [
         f"index: {place}",
         f"model: {model}",
+        "dimensions: 16",
         "files: 6",
         f"folders: {tmp_path}/gone: 1",
         f"folders: {photos}: 5",
@@ -160,7 +161,6 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     ]
     status = json.loads(run("status", "--json"))
     assert status["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
-    assert (status["dimensions"], status["bytes of vectors"]) == (16, 120)
 
 
 @pytest.mark.parametrize("pattern", ["{photos}/a/", "{photos}/A/*", "~/link/a", "./a", "/a"])

@@ -599,9 +599,8 @@ def distinct_files(files: Sequence[File]) -> list[File]:
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
             paths[found.st_dev, found.st_ino].append(file)
-    distinct = {same[0] if len(same) == 1 else min(same, key=_is_link) for same in paths.values()}
+    distinct = {
+        min(same, key=lambda file: os.path.realpath(file.path) != file.path)
+        for same in paths.values()
+    }
     return [file for file in files if file in distinct] or [*files]
-
-
-def _is_link(file: File) -> bool:
-    return os.path.realpath(file.path) != file.path

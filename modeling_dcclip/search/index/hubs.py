@@ -55,9 +55,6 @@ def read_bank(runtime: Runtime, files: str) -> np.ndarray | None:
             files,
             advice,
         )
-    width = runtime.config["projection_dim"]
-    if codes.ndim != 2 or codes.dtype != np.int8 or not len(codes) or codes.shape[1] != width:
-        raise UserError("bank: {} has no int8 vectors of {} dimensions. {}", path, width, advice)
     vectors = codes[:, : runtime.dimension].astype(np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 

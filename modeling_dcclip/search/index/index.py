@@ -586,20 +586,15 @@ def hits_of(groups: Iterable[Sequence[File]], scores: Iterable[float | None]) ->
             size=first.state.size,
         )
         hits.append(hit)
-    warn_of_outdated(sum(not hit.is_current for hit in hits))
+    if outdated := sum(not hit.is_current for hit in hits):
+        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
+        warnings.warn(Message(text, outdated), QueryWarning, stacklevel=4)
     return hits
 
 
 def may_fit(hits: Sequence[Hit]) -> bool:
     """Whether some results may fit, if none surely does; otherwise the index has nothing like it."""
     return any(hit.fit is not None and hit.fit >= MAYBE for hit in hits)
-
-
-def warn_of_outdated(number: int):
-    """Warn if files are gone or have changed."""
-    if number:
-        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
-        warnings.warn(Message(text, number), QueryWarning, stacklevel=5)
 
 
 def open_model(

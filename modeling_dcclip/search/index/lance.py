@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.index.index import Hit, open_model, warn_of_outdated
+from modeling_dcclip.search.index.catalog import File
+from modeling_dcclip.search.index.index import Hit, hits_of, open_model
 from modeling_dcclip.search.index.indexing import EmbeddedImage
 from modeling_dcclip.search.index.space import Space
 from modeling_dcclip.search.messages import Message, UserError
@@ -353,18 +354,13 @@ def _quoted(text: str) -> str:
 
 
 def _hits(groups: Sequence[Sequence[dict[str, Any]]]) -> list[Hit]:
-    hits = []
-    for first, *others in groups:
-        state = FileState(os.fsencode(first["path"]), first["size"], first["mtime_ns"])
-        hit = Hit(
-            path=first["path"],
-            score=min(1.0, 1 - first["_distance"]) if "_distance" in first else None,
-            taken=first["date"],
-            copies=tuple(other["path"] for other in others),
-            id=first["_rowid"],
-            version=state.version,
-            is_current=state.is_current(),
-        )
-        hits.append(hit)
-    warn_of_outdated(sum(not hit.is_current for hit in hits))
-    return hits
+    files: list[list[File]] = []
+    scores: list[float | None] = []
+    for group in groups:
+        distance = group[0].get("_distance")
+        scores.append(None if distance is None else min(1.0, 1 - distance))
+        files.append([])
+        for row in group:
+            state = FileState(os.fsencode(row["path"]), row["size"], row["mtime_ns"])
+            files[-1].append(File(row["_rowid"], row["path"], row["_rowid"], row["date"], state))
+    return hits_of(files, scores)

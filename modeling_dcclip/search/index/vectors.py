@@ -30,11 +30,6 @@ class VectorStore:
         self._codes = np.zeros((0, dimension), np.int8)
         self._scales = np.zeros(0, np.float32)
 
-    @property
-    def bytes_per_row(self) -> int:
-        """Bytes of one vector on the disk."""
-        return self.dimension + 4
-
     def write(self, rows: np.ndarray, vectors: np.ndarray):
         """Write vectors. Call it within `catalog.writing()`.
 
@@ -74,14 +69,11 @@ class VectorStore:
         self._load()
         return self._codes[rows].astype(np.float32) * self._scales[rows, None]
 
-    def stored(self, row: int) -> np.ndarray:
-        """One vector as it is on the disk, (D,) float32: an index that is only written is not loaded."""
-        number, place = divmod(row, SEGMENT_ROWS)
-        codes, scales = self._segment(number)
-        return codes[place].astype(np.float32) * scales[place]
-
     def stored_segment(self, number: int) -> np.ndarray:
-        """The vectors of a segment as they are on the disk, (SEGMENT_ROWS, D) float32; zeros where there are none."""
+        """The vectors of a segment as they are on the disk, (SEGMENT_ROWS, D) float32; zeros where there are none.
+
+        An index that is only written is not loaded.
+        """
         codes, scales = self._segment(number)
         return codes.astype(np.float32) * scales[:, None]
 

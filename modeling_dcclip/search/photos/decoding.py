@@ -145,7 +145,12 @@ def decode_photo(
     limit = limit or budget.limit
     is_raw = extension in RAW_PHOTOS
     try:
-        head, held = _held_bytes(file, is_raw)
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        # a file that its decoder reads as a whole is in memory before the pixels are known
+        is_whole = is_raw or WHOLE_FILES.match(head)
+        held = FILE_COPIES * file.seek(0, os.SEEK_END) if is_whole else 0
+        file.seek(0)
         if held > limit:
             raise UnreadablePhotoError("file too large")
         webp = read_webp_size(head)
@@ -210,15 +215,6 @@ def _open_preview(file: BinaryIO) -> Image.Image:
     with suppress(Exception):  # damaged EXIF data, of a preview that may be sound
         image.getexif().setdefault(ORIENTATION, RAW_TURNS.get(flip, 1))
     return image
-
-
-def _held_bytes(file: BinaryIO, is_raw: bool) -> tuple[bytes, int]:
-    """Start of a file, and memory for its content if its decoder reads it as a whole, before it knows the pixels."""
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    return head, FILE_COPIES * size if is_raw or WHOLE_FILES.match(head) else 0
 
 
 def read_webp_size(head: bytes) -> tuple[int, int, bool] | None:

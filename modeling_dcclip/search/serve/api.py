@@ -36,10 +36,10 @@ class ApiServer(LocalServer):
         self.runtime = runtime
         self.turns = Turns()  # one large image at a time
         routes = [
-            Route("/openapi.json", self.describe),
+            Route("/openapi.json", FileResponse(OPENAPI)),
             Route("/api", self.answer, methods=["POST"]),
-            Route("/", self.greet),
-            Route("/ping", self.ping),
+            Route("/", Json({"message": f"DC-CLIP {runtime.folder.name}"})),
+            Route("/ping", PlainTextResponse("pong")),
             Route("/predict", self.predict, methods=["POST"]),
         ]
         super().__init__(routes, host, port)
@@ -51,10 +51,6 @@ class ApiServer(LocalServer):
         super().close()
         self.turns.close()
 
-    async def describe(self, request: Request) -> Response:
-        """Answer with the description of the API."""
-        return FileResponse(OPENAPI)
-
     async def answer(self, request: Request) -> Response:
         """Answer a request as `EndpointHandler` does."""
         # which no form of another site can send
@@ -65,14 +61,6 @@ class ApiServer(LocalServer):
             raise BadRequest("Content-Type: send application/json.", status_code=415)
         async with self.body(request, MAX_BODY) as body:
             return await self.turns.run(self._answered, body)
-
-    async def greet(self, request: Request) -> Response:
-        """Answer with the name of the model."""
-        return Json({"message": f"DC-CLIP {self.runtime.folder.name}"})
-
-    async def ping(self, request: Request) -> Response:
-        """Answer that the server is there."""
-        return PlainTextResponse("pong")
 
     async def predict(self, request: Request) -> Response:
         """Embed an image or a text for Immich."""

@@ -10,7 +10,6 @@ import ipaddress
 import json
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -92,7 +91,6 @@ class LocalServer:
         if self.host in EVERYWHERE:
             names = {socket.gethostname(), socket.getfqdn()}
         self.names = {"localhost", *(name.lower() for name in names)}
-        self.last_request = time.monotonic()
         self._in_flight = 0
         handlers: dict[Any, Any] = {HTTPException: self._refuse, OSError: _fail, ValueError: _fail}
         self._app = Starlette(routes=routes, exception_handlers=handlers)
@@ -174,7 +172,6 @@ class LocalServer:
         """Answer a request, with fixed headers, or refuse it."""
         app: Any = self._app
         if scope["type"] == "http":
-            self.last_request = time.monotonic()
             request = Request(scope)
             if refusal := self._refusal(request):
                 app = failure(request, *refusal)

@@ -95,8 +95,7 @@ class PhotoServer:
 
     def index_status(self) -> dict[str, Any]:
         """What the index has: its folders, number of files, and what could not be read."""
-        status, vectors = status_of(self.index)
-        return status | vectors
+        return status_of(self.index)
 
     def _known(self, path: str) -> int:
         number = self.index.id_of(path)

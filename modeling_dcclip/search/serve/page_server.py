@@ -46,7 +46,6 @@ from modeling_dcclip.search.serve.report import find
 # photographs in an answer, and at most
 TOP = 60
 MAX_TOP = 200
-IDLE_S = 5.0  # without a request, before other work is done
 # id, and time of the frame of a video
 PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 MAX_EXAMPLE = 2**25  # bytes of an example image

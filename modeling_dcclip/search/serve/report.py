@@ -61,16 +61,16 @@ def fields_of(hit: Hit) -> dict[str, Any]:
     }
 
 
-def status_of(index: Index | LanceIndex) -> tuple[dict[str, Any], dict[str, int]]:
-    """What an index has and what it left out, for people, and numbers of its vectors."""
+def status_of(index: Index | LanceIndex) -> dict[str, Any]:
+    """What an index has and what it left out."""
     status: dict[str, Any] = {
         "index": str(index.folder),
         "model": index.model_folder,
+        "dimensions": index.space.dimension,
         "files": len(index),
     }
-    vectors = {"dimensions": index.space.dimension}
     if isinstance(index, LanceIndex):
-        return status, vectors
+        return status
     catalog = index.catalog
     folders = index.folders
     status |= {
@@ -82,4 +82,4 @@ def status_of(index: Index | LanceIndex) -> tuple[dict[str, Any], dict[str, int]
     model = index.model_folder
     if os.path.isdir(model) and not os.path.lexists(os.path.join(model, BANK_FILE)):
         status["ranking"] = translate("without a bank, because the model has none")
-    return status, vectors | {"bytes of vectors": catalog.num_rows * index.store.bytes_per_row}
+    return status
