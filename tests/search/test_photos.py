@@ -1,11 +1,8 @@
 """Walks over folders, and photographs of every kind of damage."""
 
 import os
-import sys
-from contextlib import contextmanager
-from types import SimpleNamespace
+import struct
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -127,52 +124,83 @@ def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(photos):
     assert raised.value.state is None
 
 
-class FakeRaw(SimpleNamespace):
-    """The parts of rawpy that are used; `preview` is what `extract_thumb` returns or raises."""
+def dng(preview: bytes, size: tuple[int, int], orientation: int, taken: bytes | None) -> bytes:
+    """A DNG photograph with a JPEG preview, and sensor data of 64 x 64 gray values."""
+    edge = 64
+    sensor = struct.pack("<H", 1000) * edge**2
 
-    class LibRawError(Exception):
-        pass
+    def directory(entries: list[tuple[int, str, tuple]], start: int) -> bytes:
+        """A TIFF directory that is written at a position, with the values that do not fit into its entries."""
+        entries = sorted(entries)
+        head = struct.pack("<H", len(entries))
+        values = b""
+        for tag, kind, numbers in entries:
+            content = struct.pack(f"<{kind}", *numbers)
+            code, count = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "i": (10, 8)}[
+                kind[-1]
+            ]
+            number = len(content) // count
+            if len(content) > 4:
+                place = start + 2 + 12 * len(entries) + 4 + len(values)
+                values += content + bytes(len(content) % 2)
+                content = struct.pack("<I", place)
+            head += struct.pack("<HHI", tag, code, number) + content.ljust(4, b"\0")
+        return head + bytes(4) + values
 
-    ThumbFormat = SimpleNamespace(JPEG="jpeg", BITMAP="bitmap")
+    def both(first: int, second: int, preview_at: int, sensor_at: int) -> tuple[bytes, bytes]:
+        width, height = size
+        shown = [
+            (254, "I", (1,)), (256, "I", (width,)), (257, "I", (height,)), (258, "3H", (8, 8, 8)),
+            (259, "H", (7,)), (262, "H", (6,)), (271, "6s", (b"Maker",)), (272, "6s", (b"Model",)),
+            (273, "I", (preview_at,)), (274, "H", (orientation,)), (277, "H", (3,)),
+            (278, "I", (height,)), (279, "I", (len(preview),)), (330, "I", (second,)),
+            (50706, "4B", (1, 4, 0, 0)), (50721, "18i", (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1)),
+        ]  # fmt: skip
+        if taken is not None:
+            shown.append((306, "20s", (taken,)))
+        hidden = [
+            (254, "I", (0,)), (256, "I", (edge,)), (257, "I", (edge,)), (258, "H", (16,)),
+            (259, "H", (1,)), (262, "H", (32803,)), (273, "I", (sensor_at,)), (277, "H", (1,)),
+            (278, "I", (edge,)), (279, "I", (len(sensor),)), (33421, "2H", (2, 2)),
+            (33422, "4B", (0, 1, 1, 2)), (50717, "I", (16000,)),
+        ]  # fmt: skip
+        return directory(shown, first), directory(hidden, second)
 
-    @contextmanager
-    def imread(self, file):
-        assert file.read() == b"raw"
-
-        def extract_thumb():
-            if self.preview is None:
-                raise self.LibRawError("no thumbnail")
-            return self.preview
-
-        yield SimpleNamespace(extract_thumb=extract_thumb, sizes=SimpleNamespace(flip=6))
+    first, second = both(8, 0, 0, 0)
+    starts = 8, 8 + len(first), 8 + len(first) + len(second)
+    preview += bytes(len(preview) % 2)
+    directories = both(*starts, starts[2] + len(preview))
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(directories) + preview + sensor
 
 
 @pytest.fixture
-def read_raw(tmp_path, monkeypatch):
-    """Function that reads a raw photograph with a preview."""
-    (tmp_path / "a.dng").write_bytes(b"raw")
-    monkeypatch.setattr("modeling_dcclip.search.photos.photos.find_spec", lambda name: name)
+def read_raw(tmp_path):
+    """Function that reads a raw photograph, which lies on its side."""
 
-    def read_preview(kind, data):
-        preview = kind and SimpleNamespace(format=kind, data=data)
-        monkeypatch.setitem(sys.modules, "rawpy", FakeRaw(preview=preview))
+    def read_preview(taken=None):
+        preview = encoded(Image.new("RGB", (60, 40), "red"), "JPEG")
+        (tmp_path / "a.dng").write_bytes(dng(preview, (60, 40), 6, taken))
         return read(tmp_path / "a.dng")
 
     return read_preview
 
 
 def test_a_raw_photograph_is_its_preview_upright_with_its_date(read_raw):
-    exif = Image.Exif()
-    exif[0x0132] = "2023:05:12 09:30:12"
-    photo = read_raw("jpeg", encoded(Image.new("RGB", (60, 40), "red"), "JPEG", exif=exif))
+    photo = read_raw(b"2023:05:12 09:30:12")
     assert photo.frames[0][1].size == (40, 60)
+    assert photo.frames[0][1].getpixel((20, 30))[0] > 200
     assert photo.taken == "2023-05-12 09:30:12"
-    assert read_raw("bitmap", np.zeros((40, 60, 3), np.uint8)).frames[0][1].size == (40, 60)
 
 
-def test_a_raw_photograph_without_a_preview_has_its_cause(read_raw):
+def test_a_raw_photograph_without_a_date_has_none(read_raw):
+    assert read_raw().taken is None
+
+
+@pytest.mark.parametrize("content", [b"raw", b"II*\0\x08\0\0\0"])
+def test_a_damaged_raw_photograph_has_its_cause(content, tmp_path):
+    (tmp_path / "a.dng").write_bytes(content)
     with pytest.raises(UnreadablePhotoError, match="raw photograph without a preview") as raised:
-        read_raw(None, None)
+        read(tmp_path / "a.dng")
     assert raised.value.state
 
 

@@ -206,14 +206,17 @@ def _open_preview(file: BinaryIO) -> Image.Image:
     try:
         with rawpy.imread(file) as raw:
             preview, flip = raw.extract_thumb(), raw.sizes.flip
+            has_date = raw.other.timestamp.timestamp() > 0
     except rawpy.LibRawError as error:
         raise Image.UnidentifiedImageError("no preview") from error
-    if preview.format != rawpy.ThumbFormat.JPEG:
-        image = Image.fromarray(preview.data)
-    else:
-        image = Image.open(io.BytesIO(preview.data), formats=["JPEG"])
+    data: Any = preview.data  # the content of a JPEG file, or pixels
+    is_file = preview.format == rawpy.ThumbFormat.JPEG
+    image = Image.open(io.BytesIO(data), formats=["JPEG"]) if is_file else Image.fromarray(data)
     with suppress(Exception):  # damaged EXIF data, of a preview that may be sound
-        image.getexif().setdefault(ORIENTATION, RAW_TURNS.get(flip, 1))
+        exif = image.getexif()
+        exif.setdefault(ORIENTATION, RAW_TURNS.get(flip, 1))
+        if not has_date:  # LibRaw writes 1970
+            exif.pop(DATE_TIME, None)
     return image
 
 

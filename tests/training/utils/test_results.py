@@ -1,6 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -84,6 +85,19 @@ def test_the_plot_has_a_panel_for_each_model_and_a_point_for_each_row(
     assert ticks == ["unseen style, top1", "雪景, top1"]
     points = {line.get_label(): line[0].get_xydata().tolist() for line in panels[1].containers}
     assert points == {"zh": [[30.0, 0.0], [40.0, 0.0]], "en": [[35.0, 0.2]]}
+
+
+def test_a_marker_at_the_border_of_the_plot_is_drawn_in_full(tmp_path):
+    rows = [
+        Row(model="student", language="zh", value=0.0, **UNSEEN),
+        Row(model="student", language="en", value=0.5, **UNSEEN),
+    ]
+    with Image.open(Results({}, rows).plot(tmp_path)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    border = (pixels == (31, 119, 180)).all(-1).sum()
+    inside = (pixels == (255, 127, 14)).all(-1).sum()
+    assert inside > 0
+    assert border == pytest.approx(inside, rel=0.1)
 
 
 def test_runs_in_different_precision_have_different_meta(monkeypatch):
