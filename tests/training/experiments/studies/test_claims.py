@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset
 
 from training.experiments.studies import claims
@@ -62,10 +61,6 @@ def test_arms_run_by_the_scripts_and_are_never_repeated(
     for arm in arms:
         for name in claims.SETS:
             assert results.values(model=arm.name, set=name, language="zh", seed=1), arm
-    recipe = yaml.safe_load(
-        (folder / f"runs/teacher-1/{claims.BEST}-vision/recipe.yaml").read_text()
-    )
-    assert recipe["map_weight"] == claims.TARGETS[claims.BEST]["map_weight"]
     timed = {row.model for row in results.rows if row.metric == claims.SECONDS}
     assert timed >= {*claims.RUNS_OF_BEST, "initial-aligned", "initial-aligned, equal time"}
     assert "teacher: stage 2 alone, equal time" in capsys.readouterr().out
