@@ -18,12 +18,13 @@ def main(argv: list[str] | None = None):
     with user_errors("demo", extra="demo"):
         print(make_plan(options), flush=True)
         # torch, transformers and datasets take seconds to import
-        from training.experiments.demo.run import CROSS_MODEL_FILE, Demo
+        from training.experiments.demo.run import CROSS_MODEL_FILE, Demo, claim_demo_folder
         from training.hub.cards.tables import size_table
 
         hide_library_bars()
-        results = Demo(options).run()
-    folder = Path(options.output_dir)
+        folder = Path(options.output_dir)
+        with claim_demo_folder(folder):
+            results = Demo(options).run()
     cross = Results.read(folder / CROSS_MODEL_FILE)
     cross.rows = [row for row in cross.rows if row.stage == "aligned"]
     tables = [results.table(), size_table(results), "Student and teacher together:", cross.table()]

@@ -3,7 +3,7 @@
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -66,15 +66,7 @@ class Demo:
         self.models: dict[ModelKey, str] = {}
 
     def run(self) -> Results:
-        """Run every step.
-
-        Raises:
-            ValueError: The output folder has files of the user where the demo would write.
-        """
-        with claim_demo_folder(self.output_dir):
-            return self._run()
-
-    def _run(self) -> Results:
+        """Run every step, in a folder that `claim_demo_folder` has claimed."""
         began = time.perf_counter()
         print("\n[1/5] corpus", flush=True)
         self.held_out = HeldOut.open(self.options.every)
@@ -98,9 +90,7 @@ class Demo:
         self._evaluate(align_recipe.output_dir, "student", "aligned")
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
         print("\n[5/5] report", flush=True)
-        models = {key: DualEncoder.from_pretrained(folder) for key, folder in self.models.items()}
-        latencies = measure_latency(models, self._example())
-        self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
+        self._measure_latency()
         meta = make_meta(
             seed=self.options.seed,
             command=command_of(PROGRAM, self.options),
@@ -173,6 +163,22 @@ class Demo:
         rows = self.evaluation.measure(images, texts)
         return [replace(row, stage=stage, seed=seed) for row in rows if row.metric in METRICS]
 
+    @torch.inference_mode()
+    def _measure_latency(self):
+        """Add the median milliseconds of each model for one preprocessed image and for one text, at batch 1.
+
+        The models take turns, so that load on the machine affects all of them.
+        """
+        calls: dict[tuple[ModelKey, str], Callable[[], object]] = {}
+        for key, folder in self.models.items():
+            model = DualEncoder.from_pretrained(folder)
+            pixels = model.processor.image_processor([self._example()], return_tensors="pt")
+            tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
+            calls[key, "ms_per_image"] = partial(model.model.get_image_features, **pixels)
+            calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
+        for (key, metric), times in interleaved_ms(calls).items():
+            self.rows.append(self._row(*key, metric, round(statistics.median(times), 2)))
+
     def _write_model(self, folder: Path, results: Results):
         """Write the Hub folder, the results and the card."""
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
@@ -220,28 +226,3 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
         for name in intermediate:  # the model stays until the new one is complete
             shutil.rmtree(output_dir / name, ignore_errors=True)
         yield
-
-
-@torch.inference_mode()
-def measure_latency(
-    models: Mapping[ModelKey, DualEncoder], image: PILImage.Image
-) -> dict[tuple[ModelKey, str], float]:
-    """Measure the median latency of each model for one preprocessed image and for one text, at batch 1.
-
-    The models take turns, so that load on the machine affects all of them.
-
-    Args:
-        models: Models to measure, by model and stage.
-        image: Image to encode.
-
-    Returns:
-        Milliseconds by model and metric, `ms_per_image` or `ms_per_text`.
-    """
-    calls: dict[tuple[ModelKey, str], Callable[[], object]] = {}
-    for key, model in models.items():
-        pixels = model.processor.image_processor([image], return_tensors="pt")["pixel_values"]
-        tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
-        calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=pixels)
-        calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
-    measured = interleaved_ms(calls)
-    return {name: round(statistics.median(times), 2) for name, times in measured.items()}

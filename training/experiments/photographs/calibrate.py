@@ -5,6 +5,7 @@ Sentences are captions: of a photograph that is there, or of a different set, wh
 many photographs has a higher score than the best of few, so both are also searched in small parts of the photographs.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,8 +111,7 @@ def calibrate(
     for language in classes:
         for kind, names in (("names", classes[language]), ("nouns", _nouns(sets, language))):
             cosines = encode_names(model, names.texts) @ photos.T
-            shares = [name_share(length_of(model, text)) for text in names.texts]
-            ranked = correct(cosines, hubs, np.array(shares))
+            ranked = correct(cosines, hubs, name_shares(model, names.texts))
             scores = standardize(cosines, all_similarities)
             part = names.photos
             search = Search(names, scores[:, part], ranked[:, part])
@@ -170,19 +170,15 @@ def _list_measures(
 ) -> dict[str, float]:
     """What a search by each name lists, compared with what is known of the photographs."""
     names = search.names
-    measures: dict[str, list[float]] = {
-        "fitting_recall": [],
-        "fitting_precision": [],
-        "nothing_fits": [],
-    }
-    for number, text in enumerate(names.texts):
+    measures: defaultdict[str, list[float]] = defaultdict(list)
+    for number, share in enumerate(name_shares(model, names.texts)):
         order = np.argsort(-search.ranked[number])[:LOOKED]
         scores = search.scores[number, order]
         _, is_listed = judge(
             scores,
             np.arange(1, len(order) + 1),
             scores[:FIRST],
-            name_share(length_of(model, text)),
+            float(share),
             len(names.photos),
             calibration,
         )
@@ -193,7 +189,7 @@ def _list_measures(
             measures["fitting_recall"].append(shown[listed].sum() / shown.sum())
             if len(listed):
                 measures["fitting_precision"].append(names.perhaps[listed, number].mean())
-    return {metric: float(np.mean(values)) for metric, values in measures.items() if values}
+    return {metric: float(np.mean(values)) for metric, values in measures.items()}
 
 
 def encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
@@ -211,8 +207,9 @@ def encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
 
 def _sentences(model: DualEncoder, each: RetrievalSet, language: str) -> dict[int, str]:
     """A caption of each photograph, by its position, that is as long as a sentence."""
-    pairs = zip(each.pairs[language].tolist(), each.captions[language], strict=True)
-    return {image: text for (image, _), text in pairs if name_share(length_of(model, text)) == 0}
+    captions = each.captions[language]
+    rows = zip(each.pairs[language].tolist(), captions, name_shares(model, captions), strict=True)
+    return {image: text for (image, _), text, share in rows if share == 0}
 
 
 def _parts(num_photos: int) -> Iterator[np.ndarray]:
@@ -275,9 +272,10 @@ def _nouns(sets: Sequence[RetrievalSet], language: str) -> Names:
     return Names(texts, np.array(photos, int), shown, perhaps, np.zeros_like(shown))
 
 
-def length_of(model: DualEncoder, text: str) -> int:
-    """Number of tokens of a text, without special tokens."""
-    return len(model.processor.tokenizer(text, add_special_tokens=False).input_ids)
+def name_shares(model: DualEncoder, texts: Sequence[str]) -> np.ndarray:
+    """How far each text is a name, by its number of tokens without special tokens, (N,)."""
+    tokenize = partial(model.processor.tokenizer, add_special_tokens=False)
+    return np.array([name_share(len(tokenize(text).input_ids)) for text in texts])
 
 
 def _logistic(examples: np.ndarray) -> list[float]:

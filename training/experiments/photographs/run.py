@@ -381,7 +381,10 @@ class Run:
 
     def _average(self, stage: Stage, path: Path):
         """Mix the weights of earlier runs into those of a run."""
-        folders = [self._folder_of(name) for name in stage.shares]
+        folders = [
+            Path(name) if name.startswith(COMMITTED) else self.folder / name
+            for name in stage.shares
+        ]
         others = [_load_float(folder / WEIGHTS_FILE) for folder in folders]
         shares = [1 - sum(stage.shares.values()), *stage.shares.values()]
         weights = average_weights([_load_float(path), *others], lambda name: shares)
@@ -393,10 +396,6 @@ class Run:
         # a mean of two spaces is in neither
         if any(each.get("teacher_weights") != config.get("teacher_weights") for each in configs):
             write_json(path.parent / CONFIG_NAME, config | {"teacher_weights": None})
-
-    def _folder_of(self, name: str) -> Path:
-        """Folder of an earlier run, or of a committed model."""
-        return Path(name) if name.startswith(COMMITTED) else self.folder / name
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
@@ -448,13 +447,12 @@ class Run:
         """Tell the model how likely a photograph fits a query, judged by the classes that photographs show."""
         classifier = self.folder / DATA / CLASSIFIER
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
-        if not classifier.exists() or len(self.sets) < 2 or not has_all:
-            return
-        towers = self.folder / TOWERS
-        rows = fit_search(folder, stage.name, towers, self.sets, classifier, bank)
-        measured = {(row.model, row.metric) for row in rows}
-        self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
-        self.rows += rows
+        if classifier.exists() and len(self.sets) > 1 and has_all:
+            towers = self.folder / TOWERS
+            rows = fit_search(folder, stage.name, towers, self.sets, classifier, bank)
+            measured = {(row.model, row.metric) for row in rows}
+            self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
+            self.rows += rows
 
 
 def _load_float(path: Path) -> dict[str, Tensor]:

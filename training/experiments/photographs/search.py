@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.index.hubs import BANK_FILE, write_bank
 from modeling_dcclip.search.index.space import Space
-from modeling_dcclip.search.query.fit import NOUNS, correct, hub_numbers, name_share
+from modeling_dcclip.search.query.fit import NOUNS, correct, hub_numbers
 from training.data import usable_captions
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet, open_retrieval_set
 from training.experiments.photographs.answers import measure_answers
-from training.experiments.photographs.calibrate import calibrate, encode_names, length_of
+from training.experiments.photographs.calibrate import calibrate, encode_names, name_shares
 from training.experiments.photographs.data import CLASS_NAMES, CLASSIFIER, write_class_names
 from training.experiments.photographs.everyday import EVERYDAY, captions_of, photos_that_show
 from training.experiments.photographs.towers import save_towers
@@ -162,7 +162,7 @@ def measure_search(
     for place, language in enumerate(LANGUAGES):
         texts = [query[place] for query in EVERYDAY["queries"]]
         cosines = encode_names(model, texts) @ photos.T
-        searched = correct(cosines, hubs, _name_shares(model, texts))
+        searched = correct(cosines, hubs, name_shares(model, texts))
         for metric, scores in (("everyday_p10", searched), ("everyday_p10_cosine", cosines)):
             shown = []
             for number in np.flatnonzero(right.sum(1) >= TOP // 2):
@@ -182,17 +182,13 @@ def measure_search(
             captions, owners = each.captions[language], each.pairs[language][:, 0].numpy()
             cosines = model.encode_texts(captions, truncate=True) @ vectors.T
             for metric, scores in (
-                ("search_recall_at_5", correct(cosines, numbers, _name_shares(model, captions))),
+                ("search_recall_at_5", correct(cosines, numbers, name_shares(model, captions))),
                 ("search_recall_at_5_cosine", cosines),
             ):
                 own = np.take_along_axis(scores, owners[:, None], 1)
                 value = float(((scores >= own).sum(1) <= 5).mean())
                 rows.append(about(metric=metric, value=value, set=each.name, language=language))
     return rows
-
-
-def _name_shares(model: DualEncoder, texts: Sequence[str]) -> np.ndarray:
-    return np.array([name_share(length_of(model, text)) for text in texts])
 
 
 def main(argv: list[str] | None = None):

@@ -341,19 +341,19 @@ def measure_model(photos: Path, model: DualEncoder, name: str, seed: int | None)
 BOTH, ALONE = "map + embedding, both stages", "stage 2 alone, equal steps"
 MAP, MLP_MAP, EMBEDDING = (f"{name}, both stages" for name in ("map", MLP, "embedding"))
 CLAIMS = (
-    ("Both stages beat stage 2 alone, equal steps", BOTH, ALONE),
-    ("Both stages beat stage 2 alone, equal time", BOTH, "stage 2 alone, equal time"),
+    ("Both stages beat stage 2, equal steps", BOTH, ALONE),
+    ("Both stages beat stage 2, equal time", BOTH, "stage 2 alone, equal time"),
     # measured in the first study only
     (
-        "The same with 1/16 of the pairs, equal steps",
+        "Equal steps, 1/16 of the pairs",
         "map + embedding, both stages, 1/16 of the pairs",
         "stage 2 alone, equal steps, 1/16 of the pairs",
     ),
-    ("Both stages beat stage 1 alone", BOTH, "map + embedding, stage 1"),
-    ("Feature maps teach more than logits", MAP, "logits, both stages"),
-    ("Feature maps teach more than embeddings", MAP, EMBEDDING),
-    ("Maps with an MLP head and data statistics teach more than embeddings", MLP_MAP, EMBEDDING),
-    ("Feature maps add to embeddings", BOTH, EMBEDDING),
+    ("Both stages beat stage 1", BOTH, "map + embedding, stage 1"),
+    ("Maps beat logits", MAP, "logits, both stages"),
+    ("Maps beat embeddings", MAP, EMBEDDING),
+    ("Maps with an MLP head and data statistics beat embeddings", MLP_MAP, EMBEDDING),
+    ("Maps add to embeddings", BOTH, EMBEDDING),
     ("An MLP head and data statistics help maps", MLP_MAP, MAP),
 )
 SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
@@ -396,7 +396,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def verdicts(results: Results) -> str:
     """Markdown table of the claims: difference in points with its 95 % interval over seeds, and what follows.
 
-    A claim holds if its interval is above 0, and is refuted if it is below 0. Otherwise the study leaves it open.
+    A claim holds (`yes`) if its interval is above 0, and is refuted (`no`) if it is below 0. Otherwise it is open.
     """
     values = by_seed(results)
     none = pandas.Series(dtype=float)
@@ -419,12 +419,10 @@ def _verdict(differences: pandas.Series) -> str:
         return "-"
     mean, error = differences.mean(), differences.sem()
     half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-    outcome = "open"
-    if mean > half:
-        outcome = "yes"
-    elif mean < -half:
-        outcome = "no"
-    return f"{mean:+z.1f} ± {half:.1f}: {outcome}"  # z: no -0.0
+    outcome = ""
+    if abs(mean) > half:
+        outcome = ": yes" if mean > 0 else ": no"
+    return f"{mean:+z.1f} ± {half:.1f}{outcome}"  # z: no -0.0
 
 
 def run(options: Options):

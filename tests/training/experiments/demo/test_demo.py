@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPProcessor
@@ -19,7 +20,7 @@ from training.utils import process
 from training.utils.output import record_tree
 from training.utils.results import Results
 
-TRIAL = ["--every", "40", "--max_steps", "1"]
+TRIAL = ["--every", "40", "--max_steps", "1", "--seed", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,10 @@ def test_rows_have_every_stage_set_language_and_metric(demo):
     )
     assert 6 * small <= large
     assert {row.seed for row in results.rows if row.model == "teacher"} == {None}
-    assert {row.seed for row in results.rows if row.model == "student"} == {0}
+    assert {row.seed for row in results.rows if row.model == "student"} == {7}
+    for name in ("distilled", "aligned"):
+        recipe = yaml.safe_load((folder / name / "recipe.yaml").read_text(encoding="utf-8"))
+        assert (recipe["max_steps"], recipe["seed"]) == (1, 7)
     assert (folder / "results.png").exists() and "results.png: plot of the table" in printed
     cross = Results.read(folder / "cross_model.json").rows
     assert {(row.model, row.stage) for row in cross} == {

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_dcclip.search.query.fit import judge, name_share, standardize
 from training.experiments.photographs import calibrate as module
 from training.experiments.photographs.calibrate import Names, _nouns, calibrate
 
@@ -89,23 +88,6 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
         for kind in ("names", "nouns"):  # no noun is surely missing
             assert found["fitting_precision", kind, language] == 1
             assert found["fitting_recall", kind, language] > 0.5
-    photos = MODEL.encode_images(make_set(0).rows)
-    similarities = photos @ MODEL.encode_texts(module.NOUNS).T
-    assert numbers[1] < 0 > numbers[4]  # the best of many has a higher score
-    for text, length, fits in (
-        ("dog", 1, True),
-        ("猫", 1, False),
-        ("a dog", 9, True),
-        ("a car", 9, False),
-    ):
-        scores = photos @ embed(text).numpy()
-        standard = standardize(scores, similarities)
-        for score in standard:  # each is the best alone
-            alone = score[None]
-            (probability,), _ = judge(
-                alone, np.array([1]), alone, name_share(length), len(photos), numbers
-            )
-            assert (probability > 0.5) == fits, text
 
 
 def test_only_captions_as_long_as_sentences_are_sentences():

@@ -30,15 +30,19 @@ def test_class_names_are_in_the_order_of_their_ids_and_corrected(tmp_path, class
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [("[", "names.json cannot be used"), ('{"n1": {"en": "a"}}', "'n1' has no name in 'zh'")],
-    ids=["damaged", "incomplete"],
+    ("write", "content", "message"),
+    [
+        (data.write_class_names, "[", "names.json cannot be used"),
+        (data.write_class_names, '{"n1": {"en": "a"}}', "'n1' has no name in 'zh'"),
+        (data.write_names, "<html>404</html>", "names.json has no Chinese names"),
+    ],
+    ids=["damaged", "incomplete", "without Chinese"],
 )
-def test_a_file_of_class_names_that_cannot_be_used_is_named(tmp_path, content, message):
+def test_a_file_of_names_that_cannot_be_used_is_named(tmp_path, write, content, message):
     source = tmp_path / "names.json"
     source.write_text(content)
     with pytest.raises(ValueError, match=rf"^photos: .*{message}"):
-        data.write_class_names([source], tmp_path / "out", 0)
+        write([source], tmp_path / "out", 0)
 
 
 def test_chinese_nouns_join_the_english_names_of_their_synset(tmp_path):
@@ -53,13 +57,6 @@ def test_chinese_nouns_join_the_english_names_of_their_synset(tmp_path):
     data.write_names([source], tmp_path / "names.parquet", 0)
     rows = pq.read_table(tmp_path / "names.parquet").to_pylist()
     assert {"en": ["dog", "domestic dog"], "zh": ["狗", "家犬"]} in rows
-
-
-def test_a_file_without_chinese_nouns_is_refused(tmp_path):
-    source = tmp_path / "wordnet.tab"
-    source.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"^photos: .*wordnet\.tab has no Chinese names"):
-        data.write_names([source], tmp_path / "names.parquet", 0)
 
 
 def test_what_has_no_source_is_left_out_and_named(tmp_path, capsys):

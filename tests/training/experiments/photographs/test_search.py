@@ -21,9 +21,7 @@ def test_each_published_model_has_a_bank_of_its_own_weights(name):
     bank = read_bank(runtime, Space.of(runtime).files)
     assert bank is not None
     assert bank.shape == (944, runtime.dimension)
-    assert (MODELS / name / "bank.safetensors").stat().st_size < 2**20
-    cosines = bank @ bank.T
-    assert np.median(cosines) < 0.5  # captions of many subjects
+    assert np.median(bank @ bank.T) < 0.5  # captions of many subjects
 
 
 def make_set(*captions: tuple[str, ...]) -> SimpleNamespace:

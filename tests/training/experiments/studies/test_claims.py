@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset
 
 from training.experiments.studies import claims
@@ -62,10 +61,6 @@ def test_arms_run_by_the_scripts_and_are_never_repeated(
     for arm in arms:
         for name in claims.SETS:
             assert results.values(model=arm.name, set=name, language="zh", seed=1), arm
-    recipe = yaml.safe_load(
-        (folder / f"runs/teacher-1/{claims.BEST}-vision/recipe.yaml").read_text()
-    )
-    assert recipe["map_weight"] == claims.TARGETS[claims.BEST]["map_weight"]
     timed = {row.model for row in results.rows if row.metric == claims.SECONDS}
     assert timed >= {*claims.RUNS_OF_BEST, "initial-aligned", "initial-aligned, equal time"}
     assert "teacher: stage 2 alone, equal time" in capsys.readouterr().out
@@ -115,11 +110,11 @@ def test_a_table_has_the_mean_and_the_deviation_over_seeds():
     [
         ([0.3, 0.4, 0.5], [0.2, 0.3, 0.4], "+10.0 ± 0.0: yes"),
         ([0.2, 0.3, 0.4], [0.3, 0.4, 0.5], "-10.0 ± 0.0: no"),
-        ([0.3, 0.4, 0.5], [0.5, 0.4, 0.3], "+0.0 ± 49.7: open"),
+        ([0.3, 0.4, 0.5], [0.5, 0.4, 0.3], "+0.0 ± 49.7"),
         ([0.3], [0.2], None),  # one seed tells nothing
     ],
 )
 def test_a_claim_holds_if_its_interval_over_seeds_is_above_zero(maps, logits, outcome):
     found = verdicts(results_of({Arm("map").name: maps, Arm("logits").name: logits}))
-    row = f"| Feature maps teach more than logits, random | - | {outcome} | - |"
-    assert (row in found) == ("Feature maps" in found) == (outcome is not None)
+    row = f"| Maps beat logits, random | - | {outcome} | - |"
+    assert (row in found) == ("Maps" in found) == (outcome is not None)

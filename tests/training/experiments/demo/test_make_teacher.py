@@ -1,4 +1,4 @@
-"""Options and recipes of the demo."""
+"""The command that makes the teacher of the demo."""
 
 import torch
 from safetensors.torch import load_file
@@ -7,12 +7,6 @@ from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import VIT, make_model
 from training.config import CONFIGS, AlignRecipe, parse_recipe
 from training.experiments.demo import make_teacher
-from training.experiments.demo.options import DemoOptions, load_recipes
-
-
-def test_steps_and_seed_of_the_options_reach_both_recipes():
-    for recipe in load_recipes(DemoOptions(max_steps=3, seed=7)):
-        assert (recipe.max_steps, recipe.seed) == (3, 7)
 
 
 def test_the_teacher_is_built_once_trained_and_copied_in_half_precision(
@@ -32,14 +26,8 @@ def test_the_teacher_is_built_once_trained_and_copied_in_half_precision(
     monkeypatch.setattr(make_teacher, "build_untrained_teacher", built.append)
     monkeypatch.setattr(make_teacher.align, "run", train)
     recipe = str(CONFIGS / "demo_teacher.yaml")
-    command = [
-        "--config",
-        recipe,
-        "--output_dir",
-        str(folder),
-        "--student",
-        str(folder / "untrained"),
-    ]
+    command = ["--config", recipe, "--output_dir", str(folder)]
+    command += ["--student", str(folder / "untrained")]
     for _ in range(2):
         make_teacher.main(command)
     assert built == [folder / "untrained"]
