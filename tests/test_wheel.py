@@ -126,4 +126,11 @@ def test_the_extra_runtime_alone_encodes_an_image_and_texts(wheel, tmp_path):
         check=False,
     )
     assert not run.returncode, run.stderr
-    assert run.stdout.split() == ["numpy", "onnxruntime", "pillow", "safetensors", "tokenizers", "tqdm"]
+    assert run.stdout.split() == [
+        "numpy",
+        "onnxruntime",
+        "pillow",
+        "safetensors",
+        "tokenizers",
+        "tqdm",
+    ]
