@@ -156,9 +156,9 @@ def test_a_text_with_a_folder_of_this_machine_is_refused(folder, monkeypatch, ho
     [
         ("onnx/zz.onnx", "a file", "is a link to a file outside the folder"),
         # exports behind a link are not left out
-        ("onnx", "a folder", "is a link to a folder, or to nothing"),
-        ("onnx/model.onnx", "nothing", "is a link to a folder, or to nothing"),
-        ("README.md", None, "is not a file"),
+        ("onnx", "a folder", "is a folder, or a link to a folder or to nothing"),
+        ("onnx/model.onnx", "nothing", "is a folder, or a link to a folder or to nothing"),
+        ("README.md", None, "is a folder, or a link to a folder or to nothing"),
     ],
 )
 def test_links_and_folders_in_place_of_files_are_refused(folder, tmp_path, name, target, reason):
