@@ -44,6 +44,17 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
     assert results.meta["export"]["tags"] == ["onnx"]
 
 
+@pytest.fixture
+def export_text(labeled):
+    """Export the text tower of a model into its own folder."""
+
+    def run(folder: Path, *variants: str):
+        options = ["--towers", "text", "--variants", *variants, *labeled]
+        export.main([str(folder), "--output_dir", str(folder), *options])
+
+    return run
+
+
 def write_nans(source, tower, path, images):
     """Quantize to a graph whose embeddings are not finite."""
     model = onnx.load(source)
@@ -54,13 +65,12 @@ def write_nans(source, tower, path, images):
 
 
 def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
-    exported, traced, labeled, tmp_path, capsys, monkeypatch
+    exported, traced, export_text, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(graphs, "quantize", write_nans)
     folder = shutil.copytree(exported, tmp_path / "folder")
-    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labeled]
     with pytest.raises(SystemExit) as exit_info:
-        export.main([str(folder), *options])
+        export_text(folder, "int8")
     assert exit_info.value.code == 1 and f"{INT8}: not written" in capsys.readouterr().out
     left = {name for name in files(folder) if name.endswith(".onnx")}
     assert left == {name for name in files(exported) if name.endswith(".onnx")} - {INT8}
@@ -71,29 +81,28 @@ def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_files_of_other_weights_are_removed(exported, traced, labeled, tmp_path):
+def test_files_of_other_weights_are_removed(exported, traced, export_text, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "folder")
     results = Results.read(folder / "results.json")
     results.meta["export"]["weights"] = "others"
     results.write(folder)
-    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "fp32", *labeled]
-    export.main([str(folder), *options])
+    export_text(folder, "fp32")
     assert [path.name for path in (folder / "onnx").iterdir()] == ["text_model.onnx"]
     verdicts = Results.read(folder / "results.json").meta["export"]["verdicts"]
     assert [entry["file"] for entry in verdicts] == ["onnx/text_model.onnx"]
 
 
 def test_a_downloaded_model_is_exported_again_in_its_folder(
-    exported, traced, labeled, tmp_path, refusal
+    exported, traced, export_text, tmp_path, refusal
 ):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
     kept = (folder / "onnx/vision_model.onnx").read_bytes()
-    options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labeled]
     (folder / "onnx/notes.txt").write_text("of the user", encoding="utf-8")
-    assert "has onnx, which export did not write" in refusal(export.main, *options)
+    message = refusal(export.main, folder, "--output_dir", folder)
+    assert "has onnx, which export did not write" in message
     (folder / "onnx/notes.txt").unlink()
     (folder / "open_clip").mkdir()  # by `open_clip.convert`, without a verdict
-    export.main(list(map(str, options)))
+    export_text(folder, "fp32")
     assert (folder / "open_clip").is_dir()
     assert (folder / "onnx/vision_model.onnx").read_bytes() == kept
     assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == [
@@ -101,19 +110,18 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(
     ]
 
 
-def test_a_truncated_model_is_exported_with_its_dimensions(exported, labeled, tmp_path):
+def test_a_truncated_model_is_exported_with_its_dimensions(exported, export_text, tmp_path):
     ignored = shutil.ignore_patterns(".dcclip", "onnx")
     folder = shutil.copytree(exported, tmp_path / "model", ignore=ignored)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "fp32"]
-    export.main([str(folder), *options, *labeled])
+    export_text(folder, "fp32")
     (output,) = onnx.load(folder / "onnx/text_model.onnx").graph.output
     assert output.type.tensor_type.shape.dim[1].dim_value == 8
 
 
 def test_interrupted_export_leaves_the_folder_unchanged(
-    exported, traced, labeled, tmp_path, monkeypatch
+    exported, traced, export_text, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = files(folder)
@@ -123,7 +131,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(
 
     monkeypatch.setattr(graphs, "quantize", interrupt)
     with pytest.raises(SystemExit, match="130"):
-        export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labeled])
+        export_text(folder, "int8")
     assert files(folder) == before
 
 
