@@ -47,13 +47,10 @@ def expected(exported, processor, images, texts):
         return model(**processor(images=images, text=texts, return_tensors="pt"))
 
 
-def test_embeddings_equal_the_pytorch_model(full, expected, images, texts):
+def test_embeddings_and_scores_equal_the_pytorch_model(full, expected, images, texts):
     found = full.encode_images(images)
     assert (found * expected.image_embeds.numpy()).sum(1).min() > 0.999
     np.testing.assert_allclose(full.encode_texts(texts), expected.text_embeds.numpy(), atol=1e-4)
-
-
-def test_zero_shot_equals_the_pytorch_model(full, expected, images, texts):
     found = full.zero_shot(images[0], texts)
     scores = expected.logits_per_image[0].softmax(-1).tolist()
     assert dict(found) == pytest.approx(dict(zip(texts, scores, strict=True)), abs=0.01)
