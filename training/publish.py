@@ -9,13 +9,9 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.ranges import GitName, HubId
-
-if TYPE_CHECKING:
-    from training.hub import Published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +40,8 @@ class PublishOptions:
     dry_run: bool = False
 
 
-def publish_folder(options: PublishOptions) -> "Published | None":
-    """Check the folder, print its files, and upload them.
-
-    Returns:
-        The commit on the Hub; None after a dry run.
+def publish_folder(options: PublishOptions):
+    """Check the folder, print its files, and, unless it is a dry run, upload them.
 
     Raises:
         ValueError: The folder cannot be published.
@@ -62,24 +55,23 @@ def publish_folder(options: PublishOptions) -> "Published | None":
         repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag
     )
     difference = prepare(folder, target, options.allow_changed_code, options.dry_run)
-    sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
     print(
         f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}"
     )
-    for path, size in sizes.items():
+    total = 0
+    for path in list_files(folder):
+        size = (folder / path).stat().st_size
+        total += size
         print(f"{size:>14,}  {path}")
     where = f"{options.repo_id} ({options.revision}{f', tag {tag}' if tag else ''})"
-    print(
-        f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files {'would go' if options.dry_run else 'go'} to {where}"
-    )
+    print(f"{total:>14,}  bytes {'would go' if options.dry_run else 'go'} to {where}")
     if options.dry_run:
-        return None
+        return
     published = upload(folder, target, options.message)
     print(
         f"{'published' if published.changed else 'no changes since'}: {published.url}\n"
         f'AutoModel.from_pretrained("{options.repo_id}", revision="{tag or published.commit}", trust_remote_code=True)'
     )
-    return published
 
 
 def main(argv: list[str] | None = None):

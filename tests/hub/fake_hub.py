@@ -79,8 +79,6 @@ class FakeHub:
         )
 
     def _create_tag(self, repo_id, tag, revision):
-        if tag in self.tags:
-            raise http_error(409)
         self.tags[tag] = revision
 
     def _create_commit(self, repo_id, operations, commit_message, revision, parent_commit):
@@ -89,8 +87,6 @@ class FakeHub:
         files = dict(self.files(revision))
         for operation in operations:
             if isinstance(operation, CommitOperationDelete):
-                if operation.path_in_repo not in files:
-                    raise http_error(404)
                 del files[operation.path_in_repo]
             else:
                 files[operation.path_in_repo] = Path(operation.path_or_fileobj).read_bytes()

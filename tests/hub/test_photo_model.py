@@ -4,9 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.runtime_dcclip import Runtime
 from training.hub import changed_code, list_files, write_card
 
@@ -36,14 +34,6 @@ def test_its_card_is_rendered_from_its_files(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
     write_card(copy)
     assert (copy / "README.md").read_bytes() == (folder / "README.md").read_bytes()
-
-
-@torch.no_grad()
-def test_its_config_states_the_size_of_its_feature_map(folder):
-    model = DCCLIPModel.from_pretrained(folder).eval()
-    size = model.config.image_size
-    feature_map = model.get_image_features(torch.zeros(1, 3, size, size)).feature_map
-    assert list(feature_map.shape[2:]) == list(model.config.vision_grid)
 
 
 @pytest.mark.parametrize("language", LABELS)

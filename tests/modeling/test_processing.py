@@ -1,16 +1,6 @@
 import pytest
 import torch
 
-from modeling_dcclip import DCCLIPProcessor
-
-
-def test_saved_processor_loads_equal(processor, images, texts, tmp_path):
-    processor.save_pretrained(tmp_path)
-    loaded = DCCLIPProcessor.from_pretrained(tmp_path)
-    found = loaded(images=images, text=texts, return_tensors="pt")
-    for name, tensor in processor(images=images, text=texts, return_tensors="pt").items():
-        assert torch.equal(found[name], tensor)
-
 
 def test_files_are_prepared_as_opened_images(processor, images, tmp_path):
     path = tmp_path / "image.png"

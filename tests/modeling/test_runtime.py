@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 
 from modeling_dcclip import DCCLIPModel
@@ -46,13 +47,10 @@ def expected(exported, processor, images, texts):
         return model(**processor(images=images, text=texts, return_tensors="pt"))
 
 
-def test_embeddings_equal_the_pytorch_model(full, expected, images, texts):
+def test_embeddings_and_scores_equal_the_pytorch_model(full, expected, images, texts):
     found = full.encode_images(images)
     assert (found * expected.image_embeds.numpy()).sum(1).min() > 0.999
     np.testing.assert_allclose(full.encode_texts(texts), expected.text_embeds.numpy(), atol=1e-4)
-
-
-def test_zero_shot_equals_the_pytorch_model(full, expected, images, texts):
     found = full.zero_shot(images[0], texts)
     scores = expected.logits_per_image[0].softmax(-1).tolist()
     assert dict(found) == pytest.approx(dict(zip(texts, scores, strict=True)), abs=0.01)
@@ -73,30 +71,18 @@ def test_truncated_embeddings_are_normalized_again(color_model, images):
     assert short.encode_texts([]).shape == (0, 8)
 
 
-@pytest.mark.parametrize("truncate", [False, True])
-def test_a_text_of_exactly_the_maximal_length_is_whole(full, truncate):
+def test_a_text_of_exactly_the_maximal_length_is_whole_and_a_longer_one_cut(full):
     text = "红苹果" * 30
-    full.max_text_length = full.count_tokens(text)
-    assert full._tokenize(text, truncate) == full._tokenizer.encode(text).ids
-    full.max_text_length -= 1
-    if truncate:
-        assert len(full._tokenize(text, truncate)) == full.max_text_length
-    else:
-        with pytest.raises(ValueError, match=r"accepts at most.*truncate=True"):
-            full._tokenize(text, truncate)
-
-
-def test_a_text_that_is_too_long_can_be_truncated(full):
     tokenizer = Tokenizer.from_file(str(full.folder / "tokenizer.json"))
+    expected = tokenizer.encode(text).ids
+    full.max_text_length = len(expected)
+    for truncate in (False, True):
+        assert full._tokenize(text, truncate) == expected
+    full.max_text_length -= 1
+    with pytest.raises(ValueError, match=r"accepts at most.*truncate=True"):
+        full._tokenize(text, truncate=False)
     tokenizer.enable_truncation(full.max_text_length)
-    assert full._tokenize("红苹果" * 30, truncate=True) == tokenizer.encode("红苹果" * 30).ids
-
-
-def test_what_is_not_a_list_of_strings_is_refused(full):
-    with pytest.raises(ValueError, match=r"^texts: None is not a string"):
-        full.encode_texts(["cat", None])
-    with pytest.raises(ValueError, match="pass a list of texts"):
-        full.encode_texts("fox")
+    assert full._tokenize(text, truncate=True) == tokenizer.encode(text).ids
 
 
 @pytest.mark.parametrize(
@@ -149,36 +135,35 @@ def test_a_damaged_name_of_the_best_file_is_refused(folder, meta):
         Runtime(folder).file("text")
 
 
-def test_a_width_that_the_onnx_files_do_not_have_is_refused(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
-    with pytest.raises(ValueError, match="of 16 dimensions, and its config states 9"):
-        Runtime(folder).encode_texts(["red"])
-
-
-def test_a_tokenizer_without_tokens_is_refused(folder):
-    content = {"model": {"type": "BPE", "vocab": {}, "merges": []}}
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"^texts: 'red' has no token"):
-        Runtime(folder).encode_texts(["red"])
-
-
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
 PART = {"Sequence": {"id": "A", "type_id": 0}}
 TEMPLATE = {"single": [PART] * 5000, "pair": [PART], "special_tokens": {}}
+REPLACED = {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 4}}
+REPEATED = {"post_processor": {"type": "TemplateProcessing"} | TEMPLATE}
+DAMAGED = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
 
 
 @pytest.mark.parametrize(
-    ("step", "value", "cause"),
+    ("file", "fields", "cause"),
     [
-        ("normalizer", {"type": "Sequence", "normalizers": [REPLACE] * 4}, "100000000 times"),
-        ("post_processor", {"type": "TemplateProcessing"} | TEMPLATE, "5000 times"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "precompiled"),
+        ("config.json", {"projection_dim": 9}, "of 16 dimensions, and its config states 9"),
+        (
+            "tokenizer.json",
+            {"model": {"type": "BPE", "vocab": {}, "merges": []}},
+            "'red' has no token",
+        ),
+        ("tokenizer.json", REPLACED, "100000000 times"),
+        ("tokenizer.json", REPEATED, "5000 times"),
+        ("tokenizer.json", DAMAGED, "precompiled"),
     ],
 )
-def test_a_tokenizer_that_multiplies_characters_or_panics_is_refused(folder, step, value, cause):
-    content = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
-    (folder / "tokenizer.json").write_text(json.dumps(content | {step: value}))
+def test_files_that_do_not_fit_multiply_characters_or_panic_are_refused(
+    folder, file, fields, cause
+):
+    content = json.loads((folder / file).read_text())
+    if file == "tokenizer.json":
+        content["post_processor"] = None
+    (folder / file).write_text(json.dumps(content | fields))
     with pytest.raises(ValueError, match=cause):
         Runtime(folder).encode_texts(["red"])
 
@@ -193,22 +178,18 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("method", "arguments", "message"),
     [
-        ("dog", "got a single one or none"),  # not the labels d, o and g
-        ([], "got a single one or none"),
-        (["dog", " "], "one is empty"),
+        ("encode_texts", [["cat", None]], "^texts: None is not a string"),
+        ("encode_texts", ["fox"], "pass a list of texts"),
+        ("encode_images", ["a.png"], "images: got a single one"),
+        ("encode_images", [[np.zeros(3)]], "image: ndarray does not decode"),
+        # not the labels d, o and g
+        ("zero_shot", [Image.new("RGB", (8, 8)), "dog"], "^labels: got a single one or none"),
+        ("zero_shot", [Image.new("RGB", (8, 8)), []], "^labels: got a single one or none"),
+        ("zero_shot", [Image.new("RGB", (8, 8)), ["dog", " "]], "^labels: one is empty"),
     ],
 )
-def test_labels_that_are_no_list_of_names_are_refused(full, images, labels, message):
-    with pytest.raises(ValueError, match=f"^labels: {message}"):
-        full.zero_shot(images[0], labels)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [("a.png", "images: got a single one"), ([np.zeros(3)], "image: ndarray does not decode")],
-)
-def test_what_is_not_a_list_of_images_is_refused(full, images, message):
+def test_arguments_of_a_wrong_kind_are_refused(full, method, arguments, message):
     with pytest.raises(ValueError, match=message):
-        full.encode_images(images)
+        getattr(full, method)(*arguments)

@@ -40,38 +40,29 @@ def tower(request):
     return make_model(vision, vision_pooling=pooling), expected
 
 
-def test_layout_grid_and_widths_are_detected(tower):
-    config = tower[0].config
-    found = [
+@torch.no_grad()
+def test_the_feature_map_is_detected_and_the_embedding_is_its_pooled_projection(tower, inputs):
+    model, expected = tower
+    config = model.config
+    assert expected == [
         config.vision_layout,
         list(config.vision_grid),
         config.vision_width,
         config.vision_prefix_tokens,
         config.vision_pooled_width,
     ]
-    assert found == tower[1]
-
-
-@torch.no_grad()
-def test_feature_map_has_the_values_of_the_last_hidden_state(tower, inputs):
-    model, (layout, grid, width, prefix, _) = tower
+    layout, grid, width, prefix, _ = expected
     output = model.get_image_features(inputs["pixel_values"])
     hidden, feature_map = output.last_hidden_state, output.feature_map
     assert feature_map.shape == (8, width, *grid)
     if layout == "tokens":
-        expected = hidden[:, prefix:].transpose(1, 2).reshape(feature_map.shape)
+        values = hidden[:, prefix:].transpose(1, 2).reshape(feature_map.shape)
     else:
-        expected = hidden.permute(0, 3, 1, 2) if layout == "nhwc" else hidden
-    assert torch.equal(feature_map, expected)
-
-
-@torch.no_grad()
-def test_embedding_is_the_projection_of_the_pooled_vector(tower, inputs):
-    model = tower[0]
-    output = model.get_image_features(inputs["pixel_values"])
-    if model.config.vision_pooling == "mean":
+        values = hidden.permute(0, 3, 1, 2) if layout == "nhwc" else hidden
+    assert torch.equal(feature_map, values)
+    if config.vision_pooling == "mean":
         pooled = output.feature_map.flatten(2).mean(2)
-    elif model.config.vision_pooling == "cls":
+    elif config.vision_pooling == "cls":
         pooled = output.last_hidden_state[:, 0]
     else:
         pooled = model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output.flatten(1)

@@ -59,7 +59,7 @@ def export(options: ExportOptions) -> list[Verdict]:
             target = output_dir / export_format.name
             shutil.rmtree(target, ignore_errors=True)
             try:
-                export_format.functions.write(folder, student, target)
+                export_format.functions.write(folder, target)
                 verdicts = [check_layout(export_format, target, model, data)]
             except BaseException:
                 shutil.rmtree(target, ignore_errors=True)

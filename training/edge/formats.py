@@ -64,8 +64,8 @@ class Format:
     folder. `open_tower(path, threads)` opens a file on the CPU and returns a `Runner`; 0 threads take the default of
     the runtime. Both raise a ValueError for what they cannot write or run.
 
-    The module of a layout, a folder with both towers that another tool loads, has `write(folder, student, target)` and
-    the class `ToolEncoder(target, folder)`. Its methods `encode_image` (an RGB image of any size) and `encode_text`
+    The module of a layout, a folder with both towers that another tool loads, has `write(folder, target)` and the
+    class `ToolEncoder(target)`. Its methods `encode_image` (an RGB image of any size) and `encode_text`
     return a (1, D) float32 embedding, L2-normalized.
 
     Args:

@@ -127,7 +127,7 @@ def judged(verdict: Verdict) -> Verdict:
 
 def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateData) -> Verdict:
     """Check the layout of another tool: the tool must give the embeddings of transformers."""
-    tool = layout.functions.ToolEncoder(target, Path(model.name))
+    tool = layout.functions.ToolEncoder(target)
     # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
     processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
     found = []

@@ -5,7 +5,7 @@ Without options, they are the validation set that the model's folder has or name
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +97,27 @@ class GateData:
                 options.label_column,
                 options.allow_paths,
             )
-            labeled = open_set("gate", source, names)
-            if labeled.labels.ndim > 1:
-                raise ValueError(
-                    f"{field}: images of {options.data!r} have several labels, but the check needs one for each "
-                    "image. Name a set of that kind."
-                )
-            images = labeled.rows if calibration is None else calibration
-            return cls(labeled.rows, labeled.labels, names, images, options.data)
+            return cls._labeled(source, names, calibration, field)
         splits = Path(options.folder, SPLITS_FOLDER)
         recipe = Path(options.folder, RECIPE_FILE)
         if (splits / VALIDATION_FILE).is_file():
             return cls._validation(splits, calibration)
         named = cls._of_recipe(recipe, calibration) if recipe.is_file() else None
         return named or cls._unchecked(calibration)
+
+    @classmethod
+    def _labeled(
+        cls, source: Source, names: ClassNames, calibration: Dataset | None, field: str
+    ) -> "GateData":
+        """A labeled set, whose images are the default of `calibration`."""
+        labeled = open_set(field, source, names)
+        if labeled.labels.ndim > 1:
+            raise ValueError(
+                f"{field}: images of {source.location!r} have several labels, but the check needs one for each "
+                "image. Name a set of that kind."
+            )
+        images = labeled.rows if calibration is None else calibration
+        return cls(labeled.rows, labeled.labels, names, images, source.location)
 
     @classmethod
     def _of_recipe(cls, path: Path, calibration: Dataset | None) -> "GateData | None":
@@ -126,19 +133,16 @@ class GateData:
         data = recipe["data"]
         try:
             check_no_code({"eval": evaluation, "data": data}, ())
-            class_names = ClassNames.read(names)
-            labeled = open_set("eval.data", Source(location), class_names)
+            found = cls._labeled(Source(location), ClassNames.read(names), calibration, "eval.data")
         except ValueError as error:
             logger.warning("The validation set in %s is not used: %s", path, error)
             return None
-        if labeled.labels.ndim > 1:
-            return None  # the check needs one label for each image
         if calibration is None and _is_here(data.get("train")):
             column = data.get("image_column", "image")
             rows = load_source(data["train"], image_column=column)
-            calibration = rows.select_columns([column]).rename_columns({column: "image"})
-        images = labeled.rows if calibration is None else calibration
-        return cls(labeled.rows, labeled.labels, class_names, images, location)
+            rows = rows.select_columns([column]).rename_columns({column: "image"})
+            found = replace(found, calibration=rows)
+        return found
 
     @classmethod
     def _validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":

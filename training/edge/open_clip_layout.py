@@ -7,17 +7,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from modeling_dcclip import DCCLIPModel
-from modeling_dcclip.integrations.open_clip import convert
-
-
-def write(folder: Path, student: DCCLIPModel, target: Path):
-    """Convert a model folder.
-
-    Raises:
-        ValueError: open_clip cannot represent the model.
-    """
-    convert(folder, target)
+from modeling_dcclip.integrations.open_clip import convert as write  # noqa: F401 (of the format)
 
 
 class ToolEncoder:
@@ -25,10 +15,9 @@ class ToolEncoder:
 
     Args:
         target: Folder of the converted model.
-        folder: Folder of the model.
     """
 
-    def __init__(self, target: Path, folder: Path):
+    def __init__(self, target: Path):
         name = f"local-dir:{target.resolve()}"
         self.model, _, self.transform = open_clip.create_model_and_transforms(name)
         self.model.eval()

@@ -113,13 +113,13 @@ class ExportedTowers:
 
     def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
         """As `DCCLIPModel.get_image_features`, but with L2-normalized embeddings."""
-        return self._features("vision", pixel_values)
+        return self._features("vision", pixel_values=pixel_values)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         """As `DCCLIPModel.get_text_features`, but with L2-normalized embeddings."""
-        return self._features("text", input_ids, attention_mask)
+        return self._features("text", input_ids=input_ids, attention_mask=attention_mask)
 
-    def _features(self, tower: str, *inputs: Tensor) -> SimpleNamespace:
-        arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        embeddings = self.runners[tower](dict(zip(INPUTS[tower], arrays, strict=True)))
+    def _features(self, tower: str, **inputs: Tensor) -> SimpleNamespace:
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+        embeddings = self.runners[tower](arrays)
         return SimpleNamespace(pooler_output=torch.from_numpy(embeddings))

@@ -20,4 +20,4 @@ from training.hub.folder import (
     list_files,
     save_model,
 )
-from training.hub.publish import Published, PublishError, Target, check_push, prepare, push, upload
+from training.hub.publish import PublishError, Target, check_push, prepare, push, upload

@@ -187,12 +187,10 @@ def list_files(folder: str | Path) -> list[str]:
         path = file.relative_to(folder).as_posix()
         if file.is_file():
             files.append(path)
-        elif path in PUBLISHED:
-            raise ValueError(f"{file} is not a file. Replace it with one, or remove it.")
-        # what is behind it would not be found, and an upload would delete it from the repo
-        elif file.is_symlink() and not HIDDEN.search(path):
+        # what is behind a link would not be found, and an upload would delete it from the repo
+        elif path in PUBLISHED or (file.is_symlink() and not HIDDEN.search(path)):
             raise ValueError(
-                f"{file} is a link to a folder, or to nothing. Replace it with a copy."
+                f"{file} is a folder, or a link to a folder or to nothing. Replace it with a copy, or remove it."
             )
     card = (folder / README).read_text(encoding="utf-8") if README in files else ""
     paths = published(files, card)

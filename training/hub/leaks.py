@@ -74,14 +74,15 @@ def check_content(folder: Path, name: str):
         found = [each.secret_type for each in DETECTORS if any(each.analyze_string(line))]
         if WANDB_KEY.search("\n".join(recent)):
             found.append("key of Weights & Biases")
-        if found:
-            raise ValueError(f"{where}: has a {found[0]}. Remove and revoke it before publishing.")
-        place = next((place for place in places if place in line), None)
-        if place is not None and is_text and name not in WITHOUT_PATHS:
-            raise ValueError(
-                f"{where}: names {place!r}, a folder of this machine. Replace the path with the name "
-                "of the file or folder before publishing."
-            )
+        reasons = [f"has a {each}. Remove and revoke it" for each in found]
+        if is_text and name not in WITHOUT_PATHS:
+            reasons += [
+                f"names {place!r}, a folder of this machine. Replace the path with the name of the file or folder"
+                for place in places
+                if place in line
+            ]
+        if reasons:
+            raise ValueError(f"{where}: {reasons[0]} before publishing.")
 
 
 def _lines(path: Path) -> Iterator[str]:

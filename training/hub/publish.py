@@ -146,24 +146,21 @@ def open_repo(target: Target):
     Raises:
         PublishError: The Hub refuses or cannot be reached, or the repo is public although `private` is set.
     """
-    api = HfApi()
     try:
-        _retry(
-            lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True),
-            "the repo",
-        )
-        if target.private and not _retry(lambda: api.repo_info(target.repo_id), "the repo").private:
-            raise PublishError(
-                f"{target.repo_id} exists and is public, but --private is set. Make it private in its settings, "
-                "choose another --repo_id, or leave --private out."
-            )
-        if target.revision != DEFAULT_BRANCH:
-            _retry(
-                lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True),
-                "branch",
-            )
+        _retry(lambda: _open(HfApi(), target), "the repo")
     except FAILURES as error:
         raise PublishError(f"cannot open {target.repo_id} on the Hub: {one_line(error)}") from error
+
+
+def _open(api: HfApi, target: Target):
+    api.create_repo(target.repo_id, private=target.private or None, exist_ok=True)
+    if target.private and not api.repo_info(target.repo_id).private:
+        raise ValueError(
+            "it exists and is public, but --private is set. Make it private in its settings, choose another "
+            "--repo_id, or leave --private out."
+        )
+    if target.revision != DEFAULT_BRANCH:
+        api.create_branch(target.repo_id, branch=target.revision, exist_ok=True)
 
 
 def upload(folder: str | Path, target: Target, message: str = "Publish the model") -> Published:
@@ -241,18 +238,11 @@ def _retry(call: Callable[[], Result], what: str) -> Result:
             return call()
         except (ConnectionError, HTTPError) as error:
             response = error.response if isinstance(error, HfHubHTTPError) else None
-            if response is not None:
-                status = response.status_code
-                if status < 500 and status not in TEMPORARY:
-                    raise
+            if response is not None and not (
+                response.status_code >= 500 or response.status_code in TEMPORARY
+            ):
+                raise
             wait_s = 2.0 ** (attempt - 1)
-            logger.warning(
-                "%s: %s; attempt %d of %d in %.0f s",
-                what,
-                one_line(error),
-                attempt + 1,
-                ATTEMPTS,
-                wait_s,
-            )
+            logger.warning("%s: %s; attempt again in %.0f s", what, one_line(error), wait_s)
         time.sleep(wait_s)
     return call()

@@ -15,7 +15,7 @@ from training import export
 from training.edge import programs, verdict
 from training.edge.formats import FORMATS
 from training.edge.programs import MAX_BATCH
-from training.edge.towers import STEM
+from training.edge.towers import INPUTS, STEM
 
 pytest.importorskip("executorch")
 pytestmark = [pytest.mark.slow, pytest.mark.executorch]
@@ -73,21 +73,16 @@ def test_texts_of_any_number_and_length(run, student, batch_size, length):
     np.testing.assert_allclose(found, expected(student, **arrays), atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, MAX_BATCH + 1])
-def test_images_of_any_number(run, student, inputs, batch_size):
-    arrays = {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]}
-    found = run("vision", "fp32", **arrays)
-    np.testing.assert_allclose(found, expected(student, **arrays), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])]
-)
-def test_int8_embeddings_are_close_and_normalized(run, student, inputs, tower, names):
-    arrays = {key: inputs[key] for key in names}
-    embeddings = run(tower, "int8", **arrays)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
-    assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
+def test_images_of_any_number_and_int8_embeddings(run, student, inputs):
+    pixels = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    for count in (1, MAX_BATCH + 1):
+        found = run("vision", "fp32", pixel_values=pixels[:count])
+        np.testing.assert_allclose(found, expected(student, pixel_values=pixels[:count]), atol=1e-4)
+    for tower, names in INPUTS.items():
+        arrays = {key: inputs[key] for key in names}
+        embeddings = run(tower, "int8", **arrays)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
+        assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
 
 
 def test_int8_ranges_are_measured_after_the_clamp():

@@ -1,13 +1,12 @@
 """The accuracy gate: exact verdicts, per language, on scripted embeddings."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 
-from training.edge import graphs
 from training.edge.formats import FORMATS
 from training.edge.gate import Gate
 from training.edge.gate_data import GateData
@@ -40,11 +39,10 @@ def check(tmp_path, monkeypatch):
     data = GateData(rows, LABELS, NAMES, rows, "test")
     monkeypatch.setattr(Gate, "_time", lambda self, tower, path, fp32: (2.0, 1.0))
 
-    def check(tower: str, encoded: Encoded | None, variant: str = "int8") -> Verdict:
-        if encoded is not None:
-            monkeypatch.setattr(Gate, "_encode_file", lambda self, tower, path: encoded)
+    def check(tower: str, encode: Callable[..., Encoded]) -> Verdict:
+        monkeypatch.setattr(Gate, "_encode_file", encode)
         gate = Gate(Student(), data, FORMATS["onnx"])
-        return gate.check(tower, variant, tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+        return gate.check(tower, "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
 
     return check
 
@@ -53,40 +51,33 @@ def with_texts(**classes: torch.Tensor) -> Encoded:
     return replace(REFERENCE, classes=REFERENCE.classes | classes)
 
 
-def test_an_equal_file_passes_with_its_measures_by_language(check):
-    verdict = check("text", REFERENCE)
+def no_kernel(*_):
+    raise ValueError("no kernel")
+
+
+def test_a_file_passes_with_its_measures_or_is_refused_with_the_cause(check, monkeypatch):
+    verdict = check("text", lambda *_: REFERENCE)
     assert verdict.kept and verdict.checked and verdict.reasons == []
     assert verdict.top1 == verdict.recall10 == {"en": 1.0, "zh": 1.0}
     assert (verdict.bytes, verdict.bytes_share, verdict.ms) == (26, 0.26, 2.0)
     assert (verdict.images, verdict.queries, verdict.mean_cosine) == (10, 3, 1.0)
+    monkeypatch.setattr(Gate, "_time", lambda *_: pytest.fail("a file of NaN is timed"))
+    broken = torch.full_like(EYE, float("nan"))
+    verdict = check("text", lambda *_: with_texts(zh=broken))
+    assert not verdict.kept and "not finite" in verdict.reasons[0]
+    verdict = check("vision", no_kernel)
+    assert (verdict.kept, verdict.reasons) == (False, ["no kernel"])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_loss_in_one_language_is_refused_in_its_name(check, language):
-    verdict = check("text", with_texts(**{language: EYE[[0, 2, 1]]}))
+    verdict = check("text", lambda *_: with_texts(**{language: EYE[[0, 2, 1]]}))
     other = {"en": "zh", "zh": "en"}[language]
     assert not verdict.kept
     assert verdict.lost_points == pytest.approx({language: 60.0, other: 0.0})
     assert verdict.top1 == pytest.approx({language: 0.4, other: 1.0})
     (reason,) = verdict.reasons
     assert f"loses 60.00 points of top-1 in {language}, from 100.00 % to 40.00 %" in reason
-
-
-def test_nan_in_one_language_is_refused_and_not_timed(check, monkeypatch):
-    broken = EYE.clone()
-    broken[2, 0] = float("nan")
-    monkeypatch.setattr(Gate, "_time", lambda *_: pytest.fail("a file of NaN is timed"))
-    verdict = check("text", with_texts(zh=broken))
-    assert not verdict.kept and "not finite" in verdict.reasons[0]
-
-
-def test_a_file_that_cannot_be_opened_is_refused_with_the_cause(check, monkeypatch):
-    def fail(path: Path, threads: int):
-        raise ValueError("no kernel")
-
-    monkeypatch.setattr(graphs, "open_tower", fail)
-    verdict = check("vision", None)
-    assert (verdict.kept, verdict.reasons) == (False, ["no kernel"])
 
 
 def test_lost_recall_is_counted_by_language():

@@ -52,12 +52,9 @@ def test_tower_that_cannot_be_traced_is_named(student, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_graphs_have_no_local_paths(exported):
+def test_graphs_have_no_local_paths_and_store_weights_in_few_bits(exported):
     for path in (exported / "onnx").iterdir():
         assert b".py" not in path.read_bytes()
-
-
-def test_weights_are_stored_in_few_bits(exported):
     model = onnx.load(exported / "onnx" / ONNX.file_name("text", "int8"))
     # the tables of 600 tokens
     tables = [each for each in model.graph.initializer if np.prod(each.dims) >= 600 * 16]

@@ -14,12 +14,10 @@ from tests.tiny import (
     MOBILENET,
     make_model,
     recipe_fields,
-    save_untrained,
     student_config,
 )
 from training.config import AlignRecipe, DataConfig, DistillRecipe, save_recipe
 from training.hub import CardDetails, earlier_recipes, save_model, write_card
-from training.hub.cards.card import classify_example
 from training.hub.cards.facts import TrainingRun, count_parameters, matches_teacher, model_name
 from training.hub.cards.metadata import eval_results
 from training.hub.cards.tables import export_table
@@ -88,25 +86,17 @@ def test_a_model_is_named_by_the_title_of_its_card(tmp_path, monkeypatch):
     assert model_name("BAAI/AltCLIP") == "BAAI/AltCLIP"
 
 
-def test_every_example_pins_the_revision(folder):
-    text = card_of(folder, repo_id="me/model", revision="v1").text
-    assert text.count('revision="v1"') == 4
-    assert text.count('"me/model"') == 4
-    assert "main" not in text.partition("## Use")[2].partition("## Results")[0]
-
-
-@pytest.fixture
-def example() -> Results:
+def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder):
     labels = {"en": ["fox", "dog"], "zh": ["狐狸", "狗"]}
     answers = {
         "en": [{"label": "fox", "score": 0.98765}, {"label": "dog", "score": 0.01235}],
         "zh": [{"label": "狗", "score": 0.6}, {"label": "狐狸", "score": 0.4}],
     }
-    return Results({"example": {"image": "a.png", "labels": labels, "answers": answers}})
-
-
-def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder, example):
-    lines = card_of(folder, example).text.splitlines()
+    meta = {"example": {"image": "a.png", "labels": labels, "answers": answers}}
+    text = card_of(folder, Results(meta), repo_id="me/model", revision="v1").text
+    assert text.count('revision="v1"') == text.count('"me/model"') == 4
+    assert "main" not in text.partition("## Use")[2].partition("## Results")[0]
+    lines = text.splitlines()
     call = lines.index(
         'classify("a.png", candidate_labels=["fox", "dog"], hypothesis_template="{}")'
     )
@@ -129,15 +119,13 @@ def test_a_refreshed_card_keeps_what_was_edited(folder):
     assert card.data.model_name == "Mine"
 
 
-def test_a_card_written_by_hand_stays(folder):
-    (folder / "README.md").write_text("my words", encoding="utf-8")
-    write_card(folder)
-    assert (folder / "README.md").read_text(encoding="utf-8") == "my words"
-
-
-def test_damaged_metadata_are_refused(folder):
-    write_card(folder)
+def test_a_card_written_by_hand_stays_and_damaged_metadata_are_refused(folder):
     path = folder / "README.md"
+    path.write_text("my words", encoding="utf-8")
+    write_card(folder)
+    assert path.read_text(encoding="utf-8") == "my words"
+    path.unlink()
+    write_card(folder)
     body = path.read_text(encoding="utf-8").split("---\n", 2)[2]
     path.write_text(f"---\na: [\n---\n{body}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"README\.md: the metadata is damaged"):
@@ -271,45 +259,30 @@ def test_the_claim_about_the_embedding_space_follows_from_the_recipes(recipes, m
     assert matches_teacher([TrainingRun("recipe.yaml", recipe) for recipe in recipes]) == matches
 
 
-@pytest.fixture
-def write_model(tmp_path):
-    def write(name: str, model_type: str, **recipes: str) -> str:
+def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
+    def write_model(name: str, model_type: str, **recipes: str) -> str:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
         for file, text in recipes.items():
             (tmp_path / name / f"{file}.yaml").write_text(text)
         return str(tmp_path / name)
 
-    return write
-
-
-def test_earlier_recipes_are_in_order_and_of_our_models_only(write_model):
     vision = write_model("vision", "dcclip", recipe="vision")
     text = write_model("text", "dcclip", recipe_01="vision", recipe_02="first", recipe="second")
     foreign = write_model("foreign", "vit", recipe="of another tool")
     starts = [vision, text, foreign, "random", "teacher", None]
     assert earlier_recipes(starts) == ("vision", "first", "second")
-
-
-def test_an_earlier_recipe_outside_the_folder_is_refused(write_model, tmp_path):
     (tmp_path / "secret").write_text("secret")
-    vision = write_model("vision", "dcclip", recipe="vision")
     Path(vision, "recipe_01.yaml").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match=r"recipe_01.yaml is a link to a file outside the folder"):
         earlier_recipes([vision])
 
 
-@pytest.fixture
-def finetuned(folder) -> Path:
-    """A model that was fine-tuned on Chinese captions."""
+def test_a_finetuned_model_states_its_start_its_data_and_its_change(folder):
     change_config(folder, base_model="me/start", base_model_license="mit", **NO_ORIGIN)
     data = DataConfig(train="data/train.parquet", caption_columns={"zh": "zh"})
     save_recipe(AlignRecipe(output_dir="mine", data=data, student="me/start"), folder)
-    return folder
-
-
-def test_a_finetuned_model_states_its_start_and_its_data(finetuned):
-    card = card_of(finetuned)
+    card = card_of(folder)
     assert (
         "Fine-tuned with DC-CLIP from `me/start` (license `mit`) on images with Chinese captions: "
         "contrastive alignment, without an anchor to the embeddings of that model."
@@ -319,9 +292,6 @@ def test_a_finetuned_model_states_its_start_and_its_data(finetuned):
     assert card.data.base_model == ["me/start"]
     assert card.data.base_model_relation == "finetune"
     assert "distillation" not in card.data.tags
-
-
-def test_the_card_of_a_finetuned_model_shows_before_and_after(finetuned):
     rows = [
         row(0.25, stage="start", set="validation"),
         row(0.5, stage="finetuned", set="validation"),
@@ -332,21 +302,8 @@ def test_the_card_of_a_finetuned_model_shows_before_and_after(finetuned):
         "weight": 0.5,
         "kept": ["photographs"],
     }
-    card = card_of(finetuned, Results({"command": "finetune", "finetune": measured}, rows))
+    card = card_of(folder, Results({"command": "finetune", "finetune": measured}, rows))
     assert "(mean cosine 0.912 for images, 0.950 for captions of the validation split)" in card.text
     assert "The weights have 0.50 of the change in training" in card.text
     assert "Data: `titles.csv`." in card.text
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
-
-
-def test_an_example_is_classified_by_the_saved_model(tmp_path, processor, images):
-    folder = Path(save_untrained(tmp_path / "model", processor))
-    images[0].save(folder / "a.png")
-    labels = {"en": ["fox", "dog", "owl"], "zh": ["狐狸", "狗"]}
-    found = classify_example(folder, "a.png", labels)
-    assert (found["image"], found["labels"]) == ("a.png", labels)
-    for language, answers in found["answers"].items():
-        scores = [each["score"] for each in answers]
-        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-3)
-        assert {each["label"] for each in answers} == {*labels[language]}
-        assert all(round(score, 4) == score for score in scores)
