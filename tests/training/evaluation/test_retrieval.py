@@ -211,10 +211,13 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
 
 def test_truncated_embeddings_have_unit_length():
     whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    leading = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole}).truncated(4)
+    model = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole})
+    leading = model.truncated(4)
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)
+    with pytest.raises(ValueError, match=r"text_model: 'm' has embeddings of 8 dim.* of 4: "):
+        leading.comparable_with(model)
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
