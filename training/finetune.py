@@ -30,7 +30,9 @@ def run(options: FinetuneOptions) -> str | None:
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
+    from training.align import make_task
     from training.engine.checkpoint import list_checkpoints, open_output_dir
+    from training.engine.stage import run_stage
     from training.finetuning.finish import START, Point, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe
@@ -70,19 +72,17 @@ def run(options: FinetuneOptions) -> str | None:
                 f"a point between the starting model and the end of training. Output: {output_dir}",
                 flush=True,
             )
-        train(recipe)
+        run_stage(
+            recipe,
+            "finetune",
+            {"student": recipe.student},
+            [recipe.student],
+            open_student,
+            make_task,
+        )
         if not state.is_main_process:
             return None
         return finish(options, prepared, recipe, measurer, weights, first)
-
-
-def train(recipe: "AlignRecipe"):
-    """Train the starting model by stage 2, which writes the folder of the recipe."""
-    from training.align import make_task
-    from training.engine.stage import run_stage
-
-    inputs = {"student": recipe.student}
-    run_stage(recipe, "finetune", inputs, [recipe.student], open_student, make_task)
 
 
 def _prepare(

@@ -111,28 +111,6 @@ def task_metrics(labels: Tensor, metric: str) -> tuple[str, ...]:
     return names if metric in (*names, "mean_per_class") else (*names, metric)
 
 
-def joint_name(images: str, texts: str) -> str:
-    """The model name of a row: the name of the model, or both names if one encoded the images and one the texts."""
-    return images if texts == images else f"{images} images, {texts} texts"
-
-
-def require_equal_widths(
-    images: str, image_embeddings: Tensor, texts: str, text_embeddings: Tensor
-):
-    """Check that the embeddings of two models, (N, D) and (T, D), can be compared.
-
-    Raises:
-        ValueError: The embeddings differ in width.
-    """
-    image_dim = image_embeddings.shape[1]
-    text_dim = text_embeddings.shape[1]
-    if image_dim != text_dim:
-        raise ValueError(
-            f"text_model: {texts!r} has embeddings of {text_dim} dimensions, {images!r} of {image_dim}: they cannot "
-            "be compared. Name a model with the same embedding space, such as its teacher."
-        )
-
-
 def class_embeddings(
     model: DualEncoder, names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> Tensor:

@@ -29,16 +29,20 @@ class Embeddings:
     rotation: Tensor | None
     tensors: dict[Hashable, Tensor]
 
+    @property
+    def width(self) -> int:
+        """Number of dimensions."""
+        return next(iter(self.tensors.values())).shape[1]
+
     def truncated(self, width: int) -> "Embeddings":
         """The leading `width` dimensions; class embeddings are truncated after the mean over prompt templates.
 
         Raises:
             ValueError: The model has fewer dimensions.
         """
-        dimension = next(iter(self.tensors.values())).shape[1]
-        if width > dimension:
+        if width > self.width:
             raise ValueError(
-                f"widths: {width} is more than the {dimension} dimensions of {self.name!r}. Leave it out."
+                f"widths: {width} is more than the {self.width} dimensions of {self.name!r}. Leave it out."
             )
         tensors = {
             key: F.normalize(tensor[:, :width], dim=-1) for key, tensor in self.tensors.items()
@@ -48,7 +52,16 @@ class Embeddings:
     def comparable_with(self, other: "Embeddings") -> "Embeddings":
         """The same model in a space where it can be compared with a teacher, a student or another student of its
         teacher: its teacher's space, or its own if it is the teacher of the other model.
+
+        Raises:
+            ValueError: The embeddings differ in width.
         """
+        if self.width != other.width:
+            raise ValueError(
+                f"text_model: {other.name!r} has embeddings of {other.width} dimensions, {self.name!r} of "
+                f"{self.width}: they cannot be compared. Name a model with the same embedding space, such as its "
+                "teacher."
+            )
         # the teacher's own rotation leads away from the space that the student has learned
         shared = self.lineage.rotations(other.lineage)
         if self.rotation is None or (shared is not None and shared[0] is None):

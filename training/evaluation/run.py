@@ -20,9 +20,7 @@ from tqdm.auto import tqdm
 from modeling_dcclip.runtime_dcclip import Lineage
 from training.evaluation.classify import (
     class_embeddings,
-    joint_name,
     measure,
-    require_equal_widths,
     task_metrics,
 )
 from training.evaluation.encoder import Embeddings, encode_shared
@@ -183,21 +181,6 @@ def _named_sources(field: str, entries: Sequence[str], names_itself: bool) -> di
     return found
 
 
-def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
-    found = []
-    for name, location in _named_sources("retrieval", options.retrieval, True).items():
-        opened = open_retrieval_set(
-            name,
-            location,
-            options.split,
-            options.image_column,
-            options.caption_columns,
-            options.allow_paths,
-        )
-        found.append(opened)
-    return found
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Tasks and data of a run.
@@ -239,7 +222,17 @@ class Evaluation:
             raise ValueError(
                 f"data: {unused} are not among the sets {', '.join(class_names)}. Name sets with --sets."
             )
-        retrieval_sets = _open_retrieval_sets(options)
+        retrieval_sets = []
+        for name, location in _named_sources("retrieval", options.retrieval, True).items():
+            opened = open_retrieval_set(
+                name,
+                location,
+                options.split,
+                options.image_column,
+                options.caption_columns,
+                options.allow_paths,
+            )
+            retrieval_sets.append(opened)
         sets: dict[str, LabeledSet] = {}
         # those that `data` names first, so that a wrong source is reported before a download
         ordered = sorted(class_names, key=lambda name: name not in sources)
@@ -362,7 +355,9 @@ class Evaluation:
 
         The images are of one model, the texts of the same or a different one.
         """
-        name = joint_name(images.name, texts.name)
+        name = images.name
+        if texts.name != name:
+            name = f"{name} images, {texts.name} texts"
         rows: list[Row] = []
         # by title of the set and by language
         predictions: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -370,7 +365,6 @@ class Evaluation:
             labels = self.sets[task.set].labels
             found = images.tensors[task.set]
             classes = texts.tensors[task.classes_key]
-            require_equal_widths(images.name, found, texts.name, classes)
             try:
                 measured = measure(found, classes, labels, task_metrics(labels, task.metric))
             except ValueError as error:
@@ -392,7 +386,6 @@ class Evaluation:
             found = images.tensors["images", each.name]
             for language in each.captions:
                 captions = texts.tensors[each.name, language]
-                require_equal_widths(images.name, found, texts.name, captions)
                 rows += score(each, language, found, captions, name)
         return rows
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
-import torch
 from torch import Tensor
 
 from training.config import AlignRecipe
@@ -18,10 +18,7 @@ from training.finetuning.finetune_options import MAX_GENERAL_LOSS, TABLE_FILE, F
 from training.finetuning.measure import (
     VALIDATION,
     Measurer,
-    SetEmbeddings,
     kept_values,
-    mean_cosine,
-    mean_of,
     name_of,
 )
 from training.finetuning.splits import Prepared
@@ -47,17 +44,17 @@ class Point:
     Args:
         weight: Weight of the end of training, 0..1, of the image tower; 0 is the starting model.
         rows: Its accuracy.
-        embeddings: Its embeddings of the validation split.
+        embeddings: Its embeddings of the images and of the captions of the validation split, (N, D) and (T, D).
     """
 
     weight: float
     rows: Sequence[Row]
-    embeddings: SetEmbeddings | None = None
+    embeddings: Sequence[Tensor] = ()
 
     @property
     def validation(self) -> float:
         """Mean accuracy on the validation split, 0..1."""
-        return mean_of(self.rows, VALIDATION)
+        return fmean(row.value for row in self.rows if row.set == VALIDATION)
 
     @property
     def general(self) -> dict[str, float]:
@@ -115,24 +112,26 @@ def largest_loss(start: Point, chosen: Point) -> tuple[str, float]:
 
 def describe(start: Point, chosen: Point, queries: Mapping[str, int]) -> str:
     """Sentences about the chosen point, about the largest loss, and about losses that the sets cannot show."""
-    rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points beyond chance"
-    sentence = (
-        f"The finished model is the starting model plus {chosen.weight:.2f} of the change in training "
-        f"({TEXT_SHARE * chosen.weight:.2f} in the text tower). It is the best point on the validation split {rule}."
-    )
-    if not chosen.weight:
-        sentence = (
+    rule = f"at which no other measure falls by more than {100 * MAX_GENERAL_LOSS:.1f} points beyond chance"
+    if chosen.weight:
+        first = (
+            f"The finished model is the starting model plus {chosen.weight:.2f} of the change in training "
+            f"({TEXT_SHARE * chosen.weight:.2f} in the text tower), the best point on the validation split {rule}."
+        )
+    else:
+        first = (
             f"No point {rule} is better on the validation split than the starting model, so the finished model equals "
             "it. More images help most."
         )
     name, loss = largest_loss(start, chosen)
-    fell = f"{_percent(max(0.0, loss))} points, {name} ({queries[name]} queries)"
-    sentences = [sentence, f"Largest loss: {fell}."]
+    fell = f"{100 * max(0.0, loss):.1f} points, {name} ({queries[name]} queries)"
+    sentences = [first, f"Largest loss: {fell}."]
     sizes = {name.partition(",")[0]: number for name, number in queries.items()}
     for name, number in sizes.items():
         if 1 / number > MAX_GENERAL_LOSS:
-            points = _percent(1 / number)
-            sentences.append(f"{name.capitalize()} cannot show a loss below {points} points.")
+            sentences.append(
+                f"{name.capitalize()} cannot show a loss below {100 / number:.1f} points."
+            )
     return " ".join(sentences)
 
 
@@ -174,11 +173,10 @@ def finish(
     save = partial(save_model, student=model, processor=processor, recipe=recipe)
     save_final(output_dir, save)
     name, loss = largest_loss(start, chosen)
-    before = start.embeddings
-    after = chosen.embeddings
-    assert before is not None and after is not None
-    texts_before = torch.cat([*before.captions.values()])
-    texts_after = torch.cat([*after.captions.values()])
+    images, texts = (
+        float((before * after).sum(-1).mean())
+        for before, after in zip(start.embeddings, chosen.embeddings, strict=True)
+    )
     facts = {
         "data": portable(options.data),
         "found": prepared.found,
@@ -191,10 +189,7 @@ def finish(
         ],
         "kept": list(dict.fromkeys(name.partition(",")[0] for name in queries)),
         "largest_loss": {"name": name, "value": loss, "queries": queries[name]},
-        "cosine_to_start": {
-            "images": mean_cosine(before.images, after.images),
-            "texts": mean_cosine(texts_before, texts_after),
-        },
+        "cosine_to_start": {"images": images, "texts": texts},
     }
     command = command_of("python training/finetune.py", options)
     meta = make_meta(options.data, options.seed, command, finetune=facts)
@@ -206,7 +201,3 @@ def finish(
     write_text(output_dir / TABLE_FILE, f"{text}\n")
     write_card(output_dir)
     return text
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"

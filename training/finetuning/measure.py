@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
 import torch
 from datasets import Dataset
@@ -27,19 +26,6 @@ HELD_OUT = "held-out photographs"
 # recall at 1 and top-1: what shows a loss first
 KEPT_METRICS = ("_R@1", "top1")  # endings
 MODEL = "student"
-
-
-@dataclass(frozen=True)
-class SetEmbeddings:
-    """Embeddings of a set.
-
-    Args:
-        images: Embeddings of the images, (N, D) float32, L2-normalized.
-        captions: Embeddings of the captions by language, (T, D) float32, L2-normalized.
-    """
-
-    images: Tensor
-    captions: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,24 +81,23 @@ class CaptionedImages:
             pairs[language] = torch.stack([found.pairs[language][:, 0], own], 1)
         return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
 
-    def encode(self, model: DualEncoder) -> SetEmbeddings:
-        """Encode the images and the captions."""
-        captions = {
-            language: torch.as_tensor(model.encode_texts(texts, truncate=True))
-            for language, texts in self.pairs.captions.items()
-        }
-        images = torch.as_tensor(model.encode_images(self.pairs.rows["image"]))
-        return SetEmbeddings(images, captions)
+    def measure(self, model: DualEncoder) -> tuple[list[Row], tuple[Tensor, Tensor]]:
+        """Accuracy in each language: retrieval, or top-1 and top-5 among the class names.
 
-    def score(self, model: DualEncoder, embeddings: SetEmbeddings) -> list[Row]:
-        """Accuracy in each language: retrieval, or top-1 and top-5 among the class names."""
+        Returns:
+            The rows, and the embeddings of the images, (N, D), and of the captions in all languages, (T, D).
+        """
+        images = torch.as_tensor(model.encode_images(self.pairs.rows["image"]))
         rows: list[Row] = []
-        for language, texts in embeddings.captions.items():
+        captions = []
+        for language, texts in self.pairs.captions.items():
+            embeddings = torch.as_tensor(model.encode_texts(texts, truncate=True))
+            captions.append(embeddings)
             if self.names:
-                rows += self._classify(model, embeddings.images, language)
+                rows += self._classify(model, images, language)
             else:
-                rows += retrieval.score(self.pairs, language, embeddings.images, texts, MODEL)
-        return rows
+                rows += retrieval.score(self.pairs, language, images, embeddings, MODEL)
+        return rows, (images, torch.cat(captions))
 
     def _classify(self, model: DualEncoder, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
@@ -174,7 +159,7 @@ class Measurer:
         ]
         self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
 
-    def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], SetEmbeddings]:
+    def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], tuple[Tensor, Tensor]]:
         """Measure a model on all sets.
 
         Args:
@@ -182,15 +167,13 @@ class Measurer:
             stage: Stage of the model, written to the rows.
 
         Returns:
-            The rows, and the embeddings of the validation split.
+            The rows, and the embeddings of the images and captions of the validation split.
         """
         wrapped = DualEncoder(model.eval(), self.processor, MODEL).to(self.device)
         rows = general_rows(wrapped, self.general)
-        found: dict[str, SetEmbeddings] = {}
-        for each in self.sets:
-            found[each.name] = each.encode(wrapped)
-            rows += each.score(wrapped, found[each.name])
-        return [replace(row, stage=stage, seed=self.seed) for row in rows], found[VALIDATION]
+        (own, embeddings), (held_out, _) = [each.measure(wrapped) for each in self.sets]
+        rows += own + held_out
+        return [replace(row, stage=stage, seed=self.seed) for row in rows], embeddings
 
     def num_queries(self, row: Row) -> int:
         """Number of queries whose results a row counts: it cannot show a smaller change than one of them."""
@@ -222,11 +205,6 @@ def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:
     return rows
 
 
-def mean_of(rows: Sequence[Row], name: str) -> float:
-    """Mean of all values of one set, 0..1."""
-    return fmean(row.value for row in rows if row.set == name)
-
-
 def kept_values(rows: Sequence[Row]) -> dict[str, float]:
     """Accuracy that fine-tuning should keep, 0..1: recall at 1 and top-1 of every set but the user's own.
 
@@ -240,8 +218,3 @@ def kept_values(rows: Sequence[Row]) -> dict[str, float]:
 def name_of(row: Row) -> str:
     """Set, language and metric of a row, in words."""
     return f"{row.set}, {row.language}, {row.metric.replace('_', ' ')}"
-
-
-def mean_cosine(start: Tensor, end: Tensor) -> float:
-    """Mean cosine of the embeddings of two models, (N, D) each, L2-normalized."""
-    return float((start * end).sum(-1).mean())

@@ -130,15 +130,11 @@ def test_ranks_equal_an_independent_count_in_chunks_of_any_size(max_similarities
     assert found.tolist() == expected
 
 
-@pytest.fixture(scope="module")
-def measured(corpus, teacher_folder, altclip_folder, tmp_path_factory):
-    """Results of two models and of their combinations, and their folder.
-
-    A model is loaded when no other is in memory, because large ones may not fit together.
-    """
-    folder = tmp_path_factory.mktemp("out")
-    arguments = ["--model", str(teacher_folder), "--text_model", str(altclip_folder)]
-    arguments += ["--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
+def test_two_models_are_measured_alone_and_combined(
+    corpus, teacher_folder, altclip_folder, tmp_path, monkeypatch
+):
+    """A model is loaded when no other is in memory, because large ones may not fit together."""
+    photos = corpus / "unseen_style.parquet"
     loaded = []
     load = DualEncoder.from_pretrained
 
@@ -148,29 +144,19 @@ def measured(corpus, teacher_folder, altclip_folder, tmp_path_factory):
         loaded.append(weakref.ref(model))
         return model
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DualEncoder, "from_pretrained", note)
-        results = eval_script.main([*arguments, "--output_dir", str(folder)])
-    return results, folder
-
-
-def test_two_models_are_measured_alone_and_combined(measured, teacher_folder, altclip_folder):
-    results, _ = measured
+    monkeypatch.setattr(DualEncoder, "from_pretrained", note)
+    arguments = ["--model", str(teacher_folder), "--text_model", str(altclip_folder)]
+    arguments += ["--retrieval", f"drawings={photos}", "--output_dir", str(tmp_path)]
+    results = eval_script.main(arguments)
     assert {row.model for row in results.rows} == {
         str(teacher_folder),
         f"{teacher_folder} images, {altclip_folder} texts",
         f"{altclip_folder} images, {teacher_folder} texts",
     }
-
-
-def test_results_of_retrieval_alone_describe_their_data(
-    measured, corpus, teacher_folder, altclip_folder
-):
-    _, folder = measured
-    written = Results.read(folder / "results.json")
-    described = open_retrieval_set("drawings", str(corpus / "unseen_style.parquet")).describe()
+    written = Results.read(tmp_path / "results.json")
+    described = open_retrieval_set("drawings", str(photos)).describe()
     # without the folders of its path
-    assert written.meta["retrieval"] == [described | {"source": "unseen_style.parquet"}]
+    assert written.meta["retrieval"] == [described | {"source": photos.name}]
     names = [model["name"] for model in written.meta["models"]]
     assert names == [teacher_folder.name, altclip_folder.name]
     assert len(eval_results(written)) == 8  # R@1 and R@5 of the first model
@@ -211,10 +197,13 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
 
 def test_truncated_embeddings_have_unit_length():
     whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    leading = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole}).truncated(4)
+    model = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole})
+    leading = model.truncated(4)
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)
+    with pytest.raises(ValueError, match=r"text_model: 'm' has embeddings of 8 dim.* of 4: "):
+        leading.comparable_with(model)
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):

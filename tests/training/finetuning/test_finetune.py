@@ -94,20 +94,19 @@ def test_the_finished_model_encodes_and_has_no_fit(finetuned, inputs):
     assert model.config.fit is None
 
 
-@pytest.mark.parametrize("stage", ["start", "finetuned"])
-def test_results_have_both_models_on_both_sets(finetuned, stage):
-    rows = Results.read(finetuned[0] / "results.json").rows
-    names = {(row.set, row.language, row.metric) for row in rows if row.stage == stage}
-    assert ("validation", "zh", "text_to_image_R@1") in names
-    for language in ("en", "zh"):
-        assert ("general texts", language, "text_to_text_R@1") in names
-        assert ("held-out photographs", language, "top1") in names
-
-
-def test_results_have_the_command_and_the_distance_to_the_start(finetuned):
+def test_results_have_both_models_on_all_sets_and_the_distance_to_the_start(finetuned):
     results = Results.read(finetuned[0] / "results.json")
+    for stage in ("start", "finetuned"):
+        rows = [row for row in results.rows if row.stage == stage]
+        names = {(row.set, row.language, row.metric) for row in rows}
+        assert ("validation", "zh", "text_to_image_R@1") in names
+        for language in ("en", "zh"):
+            assert ("general texts", language, "text_to_text_R@1") in names
+            assert ("held-out photographs", language, "top1") in names
     assert results.meta["command"].startswith("python training/finetune.py --model")
-    assert results.meta["finetune"]["cosine_to_start"]["images"] > 0.5
+    cosines = results.meta["finetune"]["cosine_to_start"]
+    assert cosines["images"] > 0.5
+    assert cosines["texts"] > 0.5
     assert (finetuned[0] / "results.png").exists()
 
 
@@ -182,31 +181,23 @@ def snapshot(folder):
     return found
 
 
-@pytest.fixture
-def assert_refused(finetuned, start, capsys):
-    """Function that runs a command again: it ends with a message and changes no file of the finished run."""
+def test_a_run_that_is_refused_leaves_the_finished_one_intact(
+    finetuned, start, titles, rows, tmp_path, capsys
+):
     folder, _ = finetuned
-
-    def check(message, data, *arguments):
-        before = snapshot(folder)
+    lines = [*write_images(tmp_path, rows)[:-2], ("gone.png", "没有图片")]
+    other = write_csv(tmp_path / "titles.csv", lines)
+    before = snapshot(folder)
+    for message, data, options in (
+        ("finetune: resume: ", other, []),
+        (r"anchor_weight: .*, now 2\.0", titles, ["--anchor_weight", "2"]),
+    ):
         with pytest.raises(SystemExit) as stopped:
-            run(start, data, folder, *arguments)
+            run(start, data, folder, "--resume", *options)
         assert stopped.value.code == 2
         assert re.search(message, capsys.readouterr().err)
         (folder / "skipped.csv").unlink(missing_ok=True)  # the list of the refused data
         assert snapshot(folder) == before
-
-    return check
-
-
-def test_a_run_on_other_data_leaves_the_finished_one_intact(assert_refused, rows, tmp_path):
-    titles = [*write_images(tmp_path, rows)[:-2], ("gone.png", "没有图片")]
-    data = write_csv(tmp_path / "titles.csv", titles)
-    assert_refused("finetune: resume: ", data, "--resume")
-
-
-def test_a_run_with_other_options_leaves_the_finished_one_intact(assert_refused, titles):
-    assert_refused(r"anchor_weight: .*, now 2\.0", titles, "--resume", "--anchor_weight", "2")
 
 
 def test_two_processes_share_the_batch_of_one(start, titles, tmp_path, capfd):

@@ -60,15 +60,6 @@ def test_the_best_point_that_keeps_every_accuracy_is_chosen(validation, texts, i
     assert choose(points, queries(texts=1000, images=1000), 0.01).weight == weight
 
 
-def test_one_query_of_a_small_set_may_be_lost():
-    points = [
-        point(0, validation=0, photos=8 / 8),
-        point(0.5, validation=0.5, photos=7 / 8),
-        point(1, validation=1, photos=6 / 8),
-    ]
-    assert choose(points, queries(photos=8), 0.01).weight == 0.5
-
-
 def test_recall_at_1_and_top_1_of_every_set_but_the_own_are_kept():
     fields = {"model": "student", "value": 0.1, "language": "zh"}
     metrics = ("text_to_image_R@1", "text_to_image_R@5", "top1", "top5")

@@ -32,14 +32,16 @@ def test_processes_share_the_images_of_one():
     assert images == pytest.approx(one.max_steps * one.batch_size, rel=0.02)
 
 
-@pytest.mark.parametrize("weights", [{}, {"anchor_weight": 0.0}])
-def test_the_starting_model_is_the_teacher(weights):
-    assert recipe_for(100, **weights).teacher == "start"
-
-
-def test_without_an_anchor_there_is_no_teacher():
-    weights = {"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0}
-    assert recipe_for(100, **weights).teacher is None
+@pytest.mark.parametrize(
+    ("weights", "teacher"),
+    [
+        ({}, "start"),
+        ({"anchor_weight": 0.0}, "start"),
+        ({"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0}, None),
+    ],
+)
+def test_the_starting_model_is_the_teacher_of_an_anchored_run(weights, teacher):
+    assert recipe_for(100, **weights).teacher == teacher
 
 
 def test_a_batch_that_is_larger_than_the_data_is_refused():

@@ -4,12 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training.data import load_source
 from training.finetuning.finetune_options import FinetuneOptions
-from training.finetuning.splits import Prepared, prepare, split_images, validation_size
+from training.finetuning.splits import (
+    Prepared,
+    find_columns,
+    prepare,
+    split_images,
+    validation_size,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +50,19 @@ def expected(titles):
     return {Path(path).name: [title] for path, title in titles}
 
 
-def test_every_title_is_with_its_image(tmp_path, titles):
+def test_every_title_is_with_its_image_and_the_summary_is_read_again(tmp_path, titles):
     prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", titles))
     assert pairs_of(prepared) == expected(titles)
-    assert prepared.languages == ["zh"]
-    assert prepared.num_training == 20
-    assert prepared.num_validation == 4
-    assert prepared.found == "24 rows of CSV file, image column: image, zh captions: zh"
-
-
-def test_prepared_data_are_loaded_unless_their_summary_is_damaged(tmp_path, titles):
-    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", titles))
+    found = "24 rows of CSV file, image column: image, zh captions: zh"
+    assert prepared == Prepared(tmp_path / "prepared", ["zh"], 20, 4, False, found, [])
     assert Prepared.load(prepared.folder) == prepared
     (prepared.folder / "summary.json").write_text('{"languages": ["en"]}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"^resume: "):
         Prepared.load(prepared.folder)
 
 
-@pytest.fixture
-def partly_unusable(tmp_path, titles):
-    """The same data with a damaged image, one without a title, a second title, and two missing images."""
+def test_rows_that_cannot_be_used_are_left_out_counted_and_listed(tmp_path, titles):
+    """A damaged image, one without a title, a second title, and two missing images."""
     (tmp_path / titles[0][0]).write_bytes(b"no image")
     rows = [
         titles[0],
@@ -72,24 +72,13 @@ def partly_unusable(tmp_path, titles):
         ("https://x.org/a.png", "x"),
         ("gone.png", "y"),
     ]
-    return run(tmp_path, write_csv(tmp_path / "titles.csv", rows))
-
-
-def test_rows_that_cannot_be_used_are_counted(partly_unusable):
-    for cause in ("image does not decode", "no caption", "image file is missing"):
-        assert f"1 rows left out, {cause}." in partly_unusable.notes
-
-
-def test_titles_of_one_image_are_merged(partly_unusable, titles):
-    assert pairs_of(partly_unusable)["2.png"] == [titles[2][1], "另一个标题"]
-    merged = "1 rows left out, a copy of an earlier image, which has its captions."
-    assert merged in partly_unusable.notes
-
-
-def test_rows_that_cannot_be_used_are_listed(partly_unusable, tmp_path):
+    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", rows))
+    merged = "a copy of an earlier image, which has its captions"
+    for cause in ("image does not decode", "no caption", "image file is missing", merged):
+        assert f"1 rows left out, {cause}." in prepared.notes
+    assert pairs_of(prepared)["2.png"] == [titles[2][1], "另一个标题"]
     listed = (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8").splitlines()
-    assert listed[0] == "row,image,cause"
-    assert listed[1] == f"0,{tmp_path}/images/0.png,image does not decode"
+    assert listed[:2] == ["row,image,cause", f"0,{tmp_path}/images/0.png,image does not decode"]
     assert len(listed) == 6
 
 
@@ -126,18 +115,17 @@ def test_images_without_captions_are_refused(tmp_path, rows):
         run(tmp_path, tmp_path / "cats")
 
 
-def test_images_of_one_class_are_refused(tmp_path, titles):
-    same = write_csv(tmp_path / "same.csv", [(path, "青蛙") for path, _ in titles])
-    with pytest.raises(
-        ValueError, match=r"nothing to tell apart.* The only zh text, '青蛙', is left out"
-    ):
-        run(tmp_path, same)
-
-
-def test_images_of_one_class_after_the_unusable_ones_are_left_out_are_refused(tmp_path, titles):
-    lines = [(path, "青蛙") for path, _ in titles]
-    path = write_csv(tmp_path / "same.csv", [*lines, ("gone.png", "狗")])
-    with pytest.raises(ValueError, match=r"nothing to tell apart.* 1 rows left out, image file is"):
+@pytest.mark.parametrize(
+    ("others", "note"),
+    [
+        ([], "The only zh text, '青蛙', is left out"),
+        ([("gone.png", "狗")], "1 rows left out, image file is"),
+    ],
+)
+def test_images_of_one_class_are_refused(tmp_path, titles, others, note):
+    same = [(path, "青蛙") for path, _ in titles]
+    path = write_csv(tmp_path / "same.csv", [*same, *others])
+    with pytest.raises(ValueError, match=f"nothing to tell apart.* {note}"):
         run(tmp_path, path)
 
 
@@ -209,3 +197,71 @@ def test_a_chain_of_near_duplicates_is_on_one_side():
 
 def test_a_model_that_takes_all_images_for_the_same_groups_none():
     assert len(split_images(np.ones((60, 4), np.float32) / 2, 9)[1]) == 9
+
+
+FILES = [f"{number}.jpg" for number in range(4)]
+CHINESE = ["红色连衣裙", "Nike 跑步鞋", "羊毛围巾", "皮带"]
+ENGLISH = ["a red dress", "running shoes", "a scarf", "a belt"]
+
+
+def table_of(**columns):
+    return Dataset.from_dict({"image": FILES} | columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"en": ENGLISH, "zh": CHINESE, "label": ENGLISH}, {"en": "en", "zh": "zh"}),
+        ({"caption": CHINESE}, {"zh": "caption"}),
+        ({"caption": CHINESE[:2] + ENGLISH[:2]}, {"en": "caption", "zh": "caption"}),
+        ({"caption": [*CHINESE * 10, "a belt"]}, {"zh": "caption"}),  # too few
+        # one name alone is no language
+        ({"label": ["苹果", "香蕉", "other"]}, {"zh": "label"}),
+        ({"label": ["OK", "不良"]}, {"zh": "label"}),
+        ({"label": ["猫", "狗", "cat", "dog"]}, {"en": "label", "zh": "label"}),
+    ],
+)
+def test_captions_are_in_the_columns_en_and_zh_or_in_one_column(columns, expected):
+    number = len(next(iter(columns.values())))
+    found = find_columns(Dataset.from_dict({"image": ["a.jpg"] * number} | columns))
+    assert (found.image, found.captions) == ("image", expected)
+    assert found.are_labels == ("label" in expected.values())
+
+
+def test_class_numbers_with_names_and_class_folders_are_labels():
+    features = Features({"image": Value("string"), "label": ClassLabel(names=["cat", "ice_dog"])})
+    numbers = Dataset.from_dict({"image": FILES, "label": [0, 1, 1, -1]}, features)
+    for table in (numbers, table_of(label=["cat", "ice_dog", "ice_dog", None])):
+        found = find_columns(table)
+        assert found.describe() == "image column: image, en class names: label"
+        assert found.captions_of(table) == {"en": [["cat"], ["ice dog"], ["ice dog"], []]}
+
+
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [
+        (["zh"], {"zh": [["红色连衣裙", "a red dress"], ["DVD"], [], []]}),
+        (
+            ["zh", "en"],
+            {"zh": [["红色连衣裙"], [], [], []], "en": [["a red dress"], ["DVD"], [], []]},
+        ),
+    ],
+)
+def test_a_column_is_divided_by_script_if_it_has_two_languages(languages, expected):
+    table = table_of(x=[["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None])
+    found = find_columns(table, caption_columns=dict.fromkeys(languages, "x"))
+    assert found.captions_of(table) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"title": ENGLISH}, {}, "data: which columns of image, title"),
+        ({"caption": ["красный"] * 4}, {}, "data: which columns"),
+        ({"zh": CHINESE}, {"image_column": "file"}, "data: which columns of image, zh"),
+        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, "caption_columns: .*fr"),
+    ],
+)
+def test_missing_columns_are_named(columns, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        find_columns(table_of(**columns), **options)

@@ -102,27 +102,13 @@ class ClassNames:
 
 
 def _read_classes(path: Path) -> Any:
+    content = read_text(path, "utf-8-sig")
     if path.suffix == ".txt":
-        return read_lines(path, "class_names")
-    classes = json.loads(read_text(path, "utf-8-sig"))
+        return [line.strip() for line in content.splitlines() if line.strip()]
+    classes = json.loads(content)
     if path.parent == NAMES:
         return [{"en": english, "zh": each["zh"]} for english, each in classes["classes"].items()]
     return classes
-
-
-def read_lines(path: Path, field: str) -> list[str]:
-    """Lines of a UTF-8 text file, without empty ones.
-
-    Raises:
-        ValueError: The file cannot be read; the message starts with `field`.
-    """
-    try:
-        lines = read_text(path, "utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one entry per line."
-        ) from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _language_of(names: Sequence[str]) -> str:

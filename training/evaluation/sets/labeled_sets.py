@@ -60,7 +60,6 @@ class LabeledSet:
     """A test set with class indices as labels.
 
     Args:
-        name: Id of the set.
         rows: Rows with one column, `image`, of undecoded images.
         labels: Class indices, (N,) int64, or (N, C) int8 with 1 where the image has the label.
         source: Location that the rows were loaded from.
@@ -69,7 +68,6 @@ class LabeledSet:
         differences: Differences from the set of the protocol, in words.
     """
 
-    name: str
     rows: Dataset
     labels: Tensor
     source: str = ""
@@ -117,7 +115,7 @@ def open_set(
     )
     images = images.rename_columns({image: "image"})
     differences = _find_differences(labels, class_names, eval_set) if eval_set else []
-    return LabeledSet(name, images, labels, location, opened.split, opened.revision, differences)
+    return LabeledSet(images, labels, location, opened.split, opened.revision, differences)
 
 
 def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[str, Opened]:

@@ -70,16 +70,18 @@ def read_templates(path: str, language: str, name: str) -> Templates:
         ValueError: The file cannot be read, has no templates for the language and set, or a template does not have
             exactly one `{}`.
     """
+    problem = None
     try:
         lines = json.loads(read_text(Path(path)))[language]
         lines = lines[name] if isinstance(lines, dict) else lines
-        are_usable = {line.format("\0").count("\0") for line in lines} == {1}
+        if {line.format("\0").count("\0") for line in lines} != {1}:
+            problem = "a template needs exactly one {}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        problem = repr(error)
+    if problem:
         raise ValueError(
-            f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). {FORMS}"
-        ) from error
-    if not are_usable:
-        raise ValueError(f"templates: a template in {path!r} needs exactly one {{}}. {FORMS}")
+            f"templates: cannot read templates of {name} in {language!r} from {path!r} ({problem}). {FORMS}"
+        )
     return Templates(tuple(lines), path)
 
 
@@ -113,15 +115,13 @@ def imagenet_names(with_chinese: bool) -> ClassNames:
     Raises:
         ValueError: A package is not installed.
     """
-    if not imagenet_is_installed():
-        raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
+    english = _read_json(_installed(CLIP_BENCHMARK, _IMAGENET_NAMES))
     # timm has the WordNet ids, which image folders are named after, and the names that the data set on the Hub uses
     ids = _installed(TIMM, "data/_info/imagenet_synsets.txt")
     wordnet = ids.read_text(encoding="utf-8").split()
     listed = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt")
     lines = listed.read_text(encoding="utf-8").splitlines()
     lemmas = dict(line.split("\t", 1) for line in lines)
-    english = _read_json(_installed(CLIP_BENCHMARK, _IMAGENET_NAMES))
     names = {
         "wordnet": wordnet,
         "en": english["imagenet1k"],
