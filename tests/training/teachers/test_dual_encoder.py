@@ -53,16 +53,6 @@ def test_models_that_return_tensors_are_teachers_too(altclip, monkeypatch):
     assert np.array_equal(altclip.encode_texts(["owl", "a red frog"]), expected)
 
 
-@pytest.mark.parametrize("tower", ["vision", "text"])
-def test_a_student_inherits_a_tower_by_the_names_of_its_own(altclip, tower):
-    own, projection = altclip.tower_weights(tower)
-    prefix, name = {"vision": ("vision_model.", "visual"), "text": ("text_model.", "text")}[tower]
-    weights = altclip.model.state_dict()
-    assert {prefix + key for key in own} == {key for key in weights if key.startswith(prefix)}
-    assert all(torch.equal(each, weights[prefix + key]) for key, each in own.items())
-    assert torch.equal(projection, weights[f"{name}_projection.weight"])
-
-
 def test_texts_that_are_too_long_are_cut_and_counted(altclip, caplog):
     with caplog.at_level(logging.WARNING):
         found = altclip.encode_texts(["owl", "owl " * 60, "owl " * 90], truncate=True)
