@@ -26,8 +26,8 @@ from training.data import open_image
 from training.edge.verdict import ALLOWED_POINTS
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder
-from training.embedding.half_precision import passes_in_half_precision
 from training.embedding.run import ShardKey
+from training.embedding.shard_writer import passes_in_half_precision
 from training.utils.cli import parse_options
 from training.utils.keys import make_key
 from training.utils.results import Results
