@@ -24,6 +24,7 @@ LARGE = {
     "num_attention_heads": 4,
     "intermediate_size": 160,
 }
+HEADS = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
 CLIP_VISION = VISION | {"model_type": "clip_vision_model"}
 
 
@@ -53,12 +54,11 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     assert inherit_weights(student, source_of(large, "text")) == []
     source, weights = large.state_dict(), student.state_dict()
     width, feed_forward = spaced(64, 32), spaced(160, 64)
-    heads = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
     chosen = {
-        "attention.self.query": (heads, width),
-        "attention.self.key": (heads, width),
-        "attention.self.value": (heads, width),
-        "attention.output.dense": (width, heads),
+        "attention.self.query": (HEADS, width),
+        "attention.self.key": (HEADS, width),
+        "attention.self.value": (HEADS, width),
+        "attention.output.dense": (width, HEADS),
         "intermediate.dense": (feed_forward, width),
         "output.dense": (width, feed_forward),
     }
@@ -113,8 +113,7 @@ def test_vision_transformers_are_cut_in_depth_and_width(vision):
     assert inherit_weights(student, source_of(large, "vision")) == []
     source, weights = large.state_dict(), student.state_dict()
     (query,) = (name for name in weights if ".1." in name and name.endswith("q_proj.weight"))
-    heads = [*range(16), *range(48, 64)]
-    expected = source[query.replace(".1.", ".6.")][heads][:, spaced(64, 32)]
+    expected = source[query.replace(".1.", ".6.")][HEADS][:, spaced(64, 32)]
     assert torch.equal(weights[query], expected)
 
 
