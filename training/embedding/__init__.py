@@ -1,10 +1,9 @@
 """Embed image collections, shard by shard, for an index or for other search engines.
 
 embedder.py         `Embedder`: encodes images exactly as an index does; also a function of batches
-shard_writer.py     embeds one shard after the other into Parquet files
+shard_writer.py     embeds one shard after the other into Parquet files, and decides on bfloat16
 run.py              embeds the missing shards of a collection, here or on a Ray cluster, and writes an index
 cluster.py          an autoscaling pool of Ray Data, whose actors are shard writers
-half_precision.py   whether a model is accurate enough in bfloat16 on this device
 """
 
 from dataclasses import dataclass

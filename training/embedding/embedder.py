@@ -59,8 +59,7 @@ class Embedder:
         image_column: Column of the images in a batch: encoded bytes, paths, or cells of `datasets` with `bytes` and
             `path`.
         name_column: Column with the name of each image. Default: the path of its file, else the digest of its content.
-        device: Device of the weights. Default: the accelerator if there is one.
-        dtype: Precision of the weights. `half_precision.passes` tells whether bfloat16 is accurate enough.
+        dtype: Precision of the weights; `passes_in_half_precision` tells whether bfloat16 is accurate enough.
         threads: Number of threads that decode images. Default: all cores.
         rules: Which images may be opened. Default: all files.
 
@@ -73,18 +72,17 @@ class Embedder:
         model: str,
         image_column: str = "image",
         name_column: str | None = None,
-        device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         rules: CellRules | None = None,
     ):
         # another process loads the model anew
-        self._arguments = (model, image_column, name_column, device, dtype, threads, rules)
+        self._arguments = (model, image_column, name_column, dtype, threads, rules)
         self.image_column = image_column
         self.name_column = name_column
         self.threads = threads or num_cores()
         self.rules = rules or CellRules(allow_paths=True)
-        self.device = device or default_device()
+        self.device = default_device()
         self.runtime = Runtime(model, threads=1)
         # fewer than `projection_dim` if the config has `truncate_dim`
         self.dimension = self.runtime.dimension

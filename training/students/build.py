@@ -206,11 +206,6 @@ def tower_config(
         inherited = source_config(init, tower, teacher)
         if given.get("model_type", inherited["model_type"]) != inherited["model_type"]:
             inherited = {}  # a tower of another class: no field of the source's config applies
-    elif not given:
-        raise ValueError(
-            f"{name} is not given and student.{tower}_init is 'random'. Describe the tower in {name}, or name a "
-            f"checkpoint to take it from in student.{tower}_init."
-        )
     special: dict[str, Any] = {}
     if tokenizer is not None:
         for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -219,7 +214,8 @@ def tower_config(
     fields = inherited | special | given
     if "model_type" not in fields:
         raise ValueError(
-            f"{name} has no 'model_type'. Name a transformers model type, such as 'xlm-roberta'."
+            f"{name} has no 'model_type'. Name a transformers model type, such as 'xlm-roberta', or a checkpoint to "
+            f"take the tower from in student.{tower}_init."
         )
     try:
         built = AutoConfig.for_model(fields.pop("model_type"), **fields)

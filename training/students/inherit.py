@@ -15,10 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_dcclip import DCCLIPModel
 from training.students.sources import SourceTower
-from training.teachers.family import first_position
+from training.teachers.family import TOWER_MODULES, first_position
 
-# weights of the student
-_PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}
 # prefixes of weight names that depend on the class around the tower
 _WRAPPER = re.compile(r"^(?:(?:model|vision_model|text_model|bert|roberta)\.)+")
 _LAYER = re.compile(r"^(?:encoder\.|transformer\.)?layers?\.(\d+)\.")
@@ -72,19 +70,20 @@ def inherit_weights(
 
     Source: Wu et al., TinyCLIP, ICCV 2023, "Weight Inheritance".
     """
-    tower = getattr(student, f"{source.tower}_model")
+    module, projection = TOWER_MODULES[source.tower]
+    tower = getattr(student, module)
     weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
     is_cut = _is_transformer(source.config) and _is_transformer(tower.config)
     cutter = _Cutter(source, tower, tokens) if is_cut else None
     random: list[str] = []
     num_inherited = 0
     for full_name, target in student.state_dict().items():
-        if full_name == _PROJECTIONS[source.tower]:
+        if full_name == f"{projection}.weight":
             name = "projection"
             # with a transformation between, the projection's input is not the residual stream
             tensor = None if "transformation.weight" in weights else source.projection
-        elif full_name.startswith(f"{source.tower}_model."):
-            name = _canonical(full_name.removeprefix(f"{source.tower}_model."))
+        elif full_name.startswith(f"{module}."):
+            name = _canonical(full_name.removeprefix(f"{module}."))
             source_name = name if cutter is None else cutter.source_name(name)
             tensor = weights.get(source_name)
         else:

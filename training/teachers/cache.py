@@ -103,7 +103,7 @@ def build_target_cache(
         keys[IMAGES] = _image_key(teacher, dataset, augment, num_views, spec)
     if captions:
         keys[CAPTIONS] = _caption_key(teacher, dataset, spec)
-    is_cache = any(_key_file(folder, name).is_file() for name in (IMAGES, CAPTIONS))
+    is_cache = any((folder / f"{name}.json").is_file() for name in (IMAGES, CAPTIONS))
     with ExitStack() as claimed:
         with at_own_pace():
             # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
@@ -119,8 +119,9 @@ def build_target_cache(
                 )
                 claimed.enter_context(claim)
                 for name, key in keys.items():
-                    if not _key_file(folder, name).exists():
-                        write_json(_key_file(folder, name), key)
+                    path = folder / f"{name}.json"
+                    if not path.exists():
+                        write_json(path, key)
         has_maps = {name: _compare(folder, name, key) for name, key in keys.items()}
         missing = [path for path in [*views, *captions] if not path.exists()]
         state.wait_for_everyone()  # until all have seen the same files
@@ -180,10 +181,6 @@ def _teacher_key(teacher: DualEncoder) -> dict[str, Any]:
     return {"teacher": {"revision": teacher.revision, "dtype": dtype}}
 
 
-def _key_file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.json"
-
-
 def _compare(folder: Path, name: str, key: dict[str, Any]) -> Any:
     """Compare the key of a run with the key of the cache, and return its `maps`, which the run need not use.
 
@@ -191,7 +188,7 @@ def _compare(folder: Path, name: str, key: dict[str, Any]) -> Any:
         ValueError: The file of the key is damaged, or a field differs.
     """
     try:
-        stored = read_mapping(_key_file(folder, name), "teacher_cache")
+        stored = read_mapping(folder / f"{name}.json", "teacher_cache")
     except ValueError as error:
         raise ValueError(f"{error} Or remove {folder / name}.") from error
     if key["maps"] is None:

@@ -18,7 +18,6 @@ from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.index.lance import LanceIndex
 from modeling_dcclip.search.index.upgrade import upgrade_index
 from tests.color_model import save_color_model
-from tests.tiny import encoded
 from tests.training.data.rows import BROKEN, make_rows
 from tests.training.data.shards import read_samples, write_shards
 from tests.variants import ignored_fields
@@ -27,8 +26,8 @@ from training.data import open_image
 from training.edge.verdict import ALLOWED_POINTS
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder
-from training.embedding.half_precision import passes_in_half_precision
 from training.embedding.run import ShardKey
+from training.embedding.shard_writer import passes_in_half_precision
 from training.utils.cli import parse_options
 from training.utils.keys import make_key
 from training.utils.results import Results
@@ -103,19 +102,8 @@ STREAMED = ("--streaming", "--image_column", "png", "--name_column", "__key__")
 
 
 def test_an_index_has_the_vectors_that_dcclip_index_writes(table, photos, color_model, tmp_path):
-    embed_into(tmp_path / "out", color_model, table, "--name_column", "key")
-    with Index.open(tmp_path / "index", color_model, create=True) as index:
-        index.add(photos)
-    expected = {}
-    for path, vector in content(tmp_path / "index").items():
-        expected[f"key {Path(path).stem}"] = vector
-    assert len(expected) == 20
-    assert content(tmp_path / "out" / "index") == expected
-
-
-def test_images_are_counted_by_what_became_of_them(table, color_model, tmp_path):
-    embed_into(tmp_path / "out", color_model, table, "--rows_per_shard", 6)
-    assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
+    embed_into(tmp_path / "out", color_model, table, "--name_column=key", "--rows_per_shard=6")
+    assert len(times(tmp_path / "out")) == 4
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
     assert counts == {
@@ -123,6 +111,13 @@ def test_images_are_counted_by_what_became_of_them(table, color_model, tmp_path)
         "unreadable: image does not decode": 1,
         "unreadable: no image": 1,
     }
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+    expected = {}
+    for path, vector in content(tmp_path / "index").items():
+        expected[f"key {Path(path).stem}"] = vector
+    assert len(expected) == 20
+    assert content(tmp_path / "out" / "index") == expected
 
 
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
@@ -152,29 +147,13 @@ def test_a_table_names_its_images_in_any_column_and_changed_ones_are_noticed(
     assert "embeddings of other data" in refusal(embed.main, *arguments)
 
 
-def test_a_folder_of_photographs_is_not_written_to(photos, color_model, refusal):
+def test_what_cannot_be_embedded_is_refused_before_any_image(
+    teacher_folder, color_model, photos, table, tmp_path, refusal
+):
     found = refusal(embed.main, *arguments_of(photos, color_model, photos))
     assert "which this command reads" in found
-
-
-def test_a_damaged_shard_is_named(embedded, table, color_model, refusal):
-    (shard,) = (embedded / "shards").iterdir()
-    shard.write_bytes(shard.read_bytes()[:-9])
-    found = refusal(embed.main, *arguments_of(embedded, color_model, table))
-    assert f"'{shard}' is damaged" in found
-
-
-def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
-    teacher_folder, table, tmp_path, refusal
-):
     found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
     assert "has no file onnx/text_model" in found
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_dimension_that_lance_cannot_index_is_refused_before_any_image(
-    table, color_model, tmp_path, refusal
-):
     model = shutil.copytree(color_model, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"truncate_dim": 12}))
@@ -216,18 +195,21 @@ def other_model(tmp_path_factory):
     return save_color_model(tmp_path_factory.mktemp("other") / "model", turn=1)
 
 
-def test_embeddings_of_different_models_are_kept_apart(embedded, table, other_model, refusal):
-    found = refusal(embed.main, *arguments_of(embedded, other_model, table))
-    assert "embed: output_dir: " in found
-
-
-def test_an_index_is_written_again_from_the_shards(embedded, table, color_model):
+def test_finished_shards_are_used_again_unless_they_are_damaged_or_of_another_model(
+    embedded, table, color_model, other_model, refusal
+):
     before = times(embedded)
     shutil.rmtree(embedded / "index")
     embed_into(embedded, color_model, table)
     assert len(content(embedded / "index")) == 20
     assert times(embedded) == before
     assert "images_per_s" not in counts_of(embedded)  # nothing was embedded
+    found = refusal(embed.main, *arguments_of(embedded, other_model, table))
+    assert "or of a different model" in found
+    (shard,) = (embedded / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:-9])
+    found = refusal(embed.main, *arguments_of(embedded, color_model, table))
+    assert f"'{shard}' is damaged" in found
 
 
 def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
@@ -312,17 +294,13 @@ def test_of_images_with_the_same_name_the_first_is_in_the_index(tars, color_mode
     assert counts_of(tmp_path / "out")["not in the index: another image has the same name"] == 16
 
 
-def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))
-    cells = [
-        {"bytes": None, "path": str(secret)},
-        {"bytes": secret.read_bytes(), "path": None},
-    ]
+def test_rows_cannot_name_files_outside_the_data(photos, color_model, tmp_path):
     table = tmp_path / "rows.parquet"
+    path = str(photos / "0.png")
+    cells = [{"bytes": None, "path": path}, {"bytes": Path(path).read_bytes(), "path": None}]
     Dataset.from_dict({"image": cells}).to_parquet(table)
     embed_into(tmp_path / "out", color_model, table)
     refused = "unreadable: image is a path outside the data, and allow_paths is off"
     assert counts_of(tmp_path / "out")[refused] == 1
     embed_into(tmp_path / "all", color_model, table, "--allow_paths")
-    assert content(tmp_path / "all" / "index").keys() == {str(secret), "00000/000001"}
+    assert content(tmp_path / "all" / "index").keys() == {path, "00000/000001"}

@@ -1,4 +1,3 @@
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
-from training.data import load_source
 from training.teachers.images import (
     BATCHES_AHEAD,
     ImagePreparation,
@@ -17,13 +15,23 @@ from training.teachers.images import (
 )
 
 
-@pytest.fixture(scope="module")
-def rows(corpus):
-    return load_source(str(corpus / "train.parquet"))
-
-
 def shrink(image):
     return torch.from_numpy(np.array(image.resize((8, 8))))
+
+
+def test_batches_are_in_order_and_few_are_prepared_ahead(images):
+    prepared = []
+
+    def count(image):
+        prepared.append(image)
+        return shrink(image)
+
+    used = []
+    for batch in prepared_batches(images[:30], 4, count):
+        used.extend(batch)
+        assert len(prepared) <= len(used) + BATCHES_AHEAD * 4
+    expected = torch.stack([shrink(image.convert("RGB")) for image in images[:30]])
+    assert torch.equal(torch.stack(used), expected.permute(0, 3, 1, 2))
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -54,27 +62,3 @@ def test_images_are_squashed_by_default_if_the_model_squashes_them(processor, sq
     assert prepared.squashes == squashes
     other = replace(prepared, squashes=not squashes)
     assert not torch.equal(prepared.fit(image), other.fit(image))
-
-
-def test_batches_are_complete_and_in_order(rows):
-    rows = rows.select(range(10))
-    found = list(prepared_batches(rows["image"], 4, shrink))
-    assert [len(batch) for batch in found] == [4, 4, 2]
-    expected = torch.stack([shrink(row["image"].convert("RGB")) for row in rows])
-    assert torch.equal(torch.cat(found), expected.permute(0, 3, 1, 2))
-
-
-def test_number_of_images_prepared_ahead_is_bounded(rows):
-    prepared = [0]
-    lock = threading.Lock()
-
-    def count(image):
-        with lock:
-            prepared[0] += 1
-        return shrink(image)
-
-    used = 0
-    for batch in prepared_batches(rows["image"], 8, count):
-        used += len(batch)
-        assert prepared[0] <= used + BATCHES_AHEAD * 8
-    assert prepared[0] == used == len(rows)
