@@ -242,11 +242,15 @@ class Experiment:
     def _distill(self, target: str, tower: str, student: str) -> str:
         """Train one tower of a student in stage 1."""
         folder = self.folder / f"{target}-{tower}"
-        inits = {"vision_init": student, "text_init": student}
         cache = self.runs / f"targets-{tower}-{self.size}"
         recipe = DistillRecipe(
-            student=StudentConfig(**inits, image_size=self.size, max_text_length=MAX_LENGTH),
-            tower=tower,
+            student=StudentConfig(
+                vision_init=student,
+                text_init=student,
+                image_size=self.size,
+                max_text_length=MAX_LENGTH,
+            ),
+            tower="vision" if tower == "vision" else "text",
             data=self._data(*(MORE_TEXTS if tower == "text" else [self._more_photos()])),
             freeze=list(LOWER_LAYERS) if tower == "vision" else [],
             teacher=self.options.teacher,
@@ -292,7 +296,12 @@ class Experiment:
     def _run(self, run: Callable[[Any], Any], recipe: DistillRecipe | AlignRecipe) -> str:
         """Train, or take the finished folder of an earlier run, and record the wall time."""
         folder = Path(recipe.output_dir)
-        about = {"model": folder.name, "metric": SECONDS, "protocol": self.start, "seed": self.seed}
+        about: dict[str, Any] = {
+            "model": folder.name,
+            "metric": SECONDS,
+            "protocol": self.start,
+            "seed": self.seed,
+        }
         if not self.results.values(**about):
             cache = recipe.teacher_cache
             if cache and not self.results.values(metric=SECONDS, stage=Path(cache).name):
