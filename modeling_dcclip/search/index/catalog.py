@@ -225,7 +225,8 @@ class Catalog(Database):
             script += (
                 f" CREATE TABLE identity (owner TEXT NOT NULL); PRAGMA application_id = {FORMAT};"
             )
-            script += f" INSERT INTO identity VALUES ('{owner}'); COMMIT;"
+            quoted = owner.replace("'", "''")  # it comes from a file
+            script += f" INSERT INTO identity VALUES ('{quoted}'); COMMIT;"
         super().__init__(path, script)
         if create:  # names are private
             path.chmod(0o600)
